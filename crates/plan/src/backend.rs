@@ -1,0 +1,109 @@
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ObjectRef;
+
+/// Names a backend: an object and, for Services, one of its ports. As text: `Service store/cart:8080`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The object, such as `Service store/cart`.
+    pub object: ObjectRef,
+    /// The Service's port; 0 for kinds without ports.
+    pub port: u16,
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.object, self.port)
+    }
+}
+
+impl Serialize for BackendKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || {
+            let (object, port) = text.rsplit_once(':')?;
+            let (kind, key) = object.split_once(' ')?;
+            let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+            Some(Self {
+                object: ObjectRef { kind: kind.into(), namespace: namespace.into(), name: name.into() },
+                port: port.parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no backend key")))
+    }
+}
+
+/// How to speak to a backend. Its endpoints are apart, in [`crate::Plan::endpoints`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// Its name.
+    pub key: BackendKey,
+    /// What it speaks.
+    pub protocol: BackendProtocol,
+}
+
+/// What a backend speaks: a Service port's `appProtocol` (GEP-1911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BackendProtocol {
+    /// Nothing was said: HTTP/1.1, and HTTP/2 with prior knowledge for rules of GRPCRoutes.
+    #[default]
+    Unspecified,
+    /// HTTP/1.1 (`http`, `kubernetes.io/ws`).
+    Http1,
+    /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`, `grpc`).
+    H2c,
+}
+
+/// Where a backend is, ordered by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoints {
+    /// All that are known, those that terminate too.
+    pub list: Vec<Endpoint>,
+}
+
+/// One place where a backend answers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Its address.
+    pub address: EndpointAddress,
+    /// Its port.
+    pub port: u16,
+    /// Whether it takes requests.
+    pub state: EndpointState,
+    /// `topology.kubernetes.io/zone`, if known.
+    pub zone: Option<Arc<str>>,
+}
+
+/// An endpoint's address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointAddress {
+    /// An IP address.
+    Ip(IpAddr),
+    /// A name that the proxy resolves (ExternalName Services, FQDN EndpointSlices).
+    Name(Arc<str>),
+}
+
+/// Whether an endpoint takes requests (EndpointSlice conditions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointState {
+    /// Serving and not terminating: takes requests.
+    Active,
+    /// Serving and terminating: takes requests only when none is active.
+    Terminating,
+}

@@ -1,0 +1,58 @@
+//! The routing plan: everything that a proxy needs to serve, as plain data.
+//!
+//! `translate` writes a plan from Gateway API objects; `proxy` compiles and serves it; `explain` reads it
+//! aloud. Nothing in here knows Kubernetes, tokio or sockets, and nothing in here still has to be checked:
+//! a [`HostPattern`] is lower case and valid, a [`Regex`] compiles, a weight is not negative.
+//!
+//! ```text
+//! Plan ─┬─ ports: Port (what to bind) ── listeners: Listener ── hosts: Host ── entries: Entry ── rule: Rule
+//!       ├─ backends: Backend (how to speak to a Service port)          filters, shares ──► BackendKey
+//!       ├─ endpoints: Endpoints (where it is; swapped apart from routes)
+//!       └─ certificates: Certificate (the only place that holds keys)
+//! ```
+//!
+//! The plan is sharded: ports, listeners, hosts, backends, endpoints and certificates each sit behind an
+//! `Arc`, so that a new plan shares all that did not change with the one before it, and who compares two
+//! plans can stop at equal pointers.
+//!
+//! Every node carries its [`Source`]: the object, and the place in it, that asked for it.
+
+mod backend;
+mod certificate;
+mod filter;
+mod listener;
+mod pattern;
+mod rule;
+mod source;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use backend::{
+    Backend, BackendKey, BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints,
+};
+pub use certificate::{Certificate, CertificateKey, PrivateKey};
+pub use filter::{
+    Cors, CorsOrigin, Filter, HeaderEdit, HeaderPair, Mirror, PathRewrite, Redirect, RedirectPort, Rewrite,
+};
+pub use listener::{Host, Listener, ListenerProtocol, Port, TlsTermination, Transport};
+pub use pattern::{HostPattern, InvalidPattern, Regex, StringMatch};
+pub use rule::{
+    Entry, HeaderMatch, NoBackend, PathMatch, QueryMatch, Retry, Rule, RuleKind, Share, Target, Timeouts,
+};
+pub use source::{ObjectRef, Source};
+
+/// Everything one proxy serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What to bind, ordered by address, port and transport.
+    pub ports: Vec<Arc<Port>>,
+    /// How to speak to each backend that a rule or filter names.
+    pub backends: BTreeMap<BackendKey, Arc<Backend>>,
+    /// Where each backend is. A backend without an entry has no endpoints.
+    pub endpoints: BTreeMap<BackendKey, Arc<Endpoints>>,
+    /// The certificates that listeners name.
+    pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+}
