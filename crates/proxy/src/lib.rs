@@ -1,1 +1,16 @@
-//! placeholder
+//! The data plane: serves a [`portway_plan::Plan`].
+//!
+//! ```text
+//! worker 0..N, each one thread, one current-thread runtime, its own sockets, pools and timers:
+//!
+//!   listen ─► accept ─► tls ─► http::{h1,h2} ─► http::route ─► http::filters ─► http::forward ─► upstream
+//!                                  │  Request ───────────────────────────────────────►   │
+//!                                  └◄─────────────────────────────── Response (head, Body) ┘
+//! ```
+//!
+//! Nothing on the request path is locked, or shared between workers but atomics and the snapshot of the
+//! plan. A request keeps the snapshot that it began with.
+
+pub mod fault;
+pub mod http;
+pub mod observe;

@@ -1,0 +1,295 @@
+//! Requests and responses between an engine and the rest of the proxy.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Body, Headers};
+use crate::observe::Exchange;
+
+/// A request as an engine has read it.
+pub struct Request {
+    /// Everything before the body.
+    pub head: RequestHead,
+    /// The body. Reading it is what sends `100 Continue` to a client that waits for it.
+    pub body: Body,
+    /// The protocol that the client asks to switch to (`websocket`), if it may (RFC 9110 section 7.8).
+    pub upgrade: Option<Bytes>,
+    /// The client waits for `100 Continue` before it sends the body (RFC 9110 section 10.1.1).
+    pub expects_continue: bool,
+    /// Sends a 1xx response other than 100 and 101 ahead of the final one; `None` where the client's
+    /// version of HTTP has none (RFC 9110 section 15.2).
+    pub informational: Option<Informational>,
+    /// The connection that it came on.
+    pub connection: Rc<Connection>,
+}
+
+/// Sends an interim response.
+pub type Informational = Rc<dyn Fn(ResponseHead)>;
+
+/// What is known of a client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address that the client reached.
+    pub local: SocketAddr,
+    /// The listener's port as the plan has it; differs from `local` where ports are mapped.
+    pub port: u16,
+    /// TLS, if it ended here.
+    pub tls: Option<TlsInfo>,
+}
+
+/// What the handshake said.
+#[derive(Debug)]
+pub struct TlsInfo {
+    /// The server name that the client asked for, lower case.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// The part of a request before its body. `Host`, framing and hop-by-hop fields are not among its headers:
+/// the engine has taken them in, and the engine of the other side writes its own (RFC 9110 section 7.6.1).
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// The host asked for.
+    pub authority: Authority,
+    /// Path and query, normalised: what is matched is what is filtered and sent.
+    pub target: Target,
+    /// The version in which it came.
+    pub version: Version,
+    /// End-to-end fields. `TE` remains if it has `trailers`, reduced to that.
+    pub headers: Headers,
+}
+
+/// The URI scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text; port 80 by default.
+    Http,
+    /// TLS; port 443 by default.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// 80 or 443.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// The version of HTTP on the client's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Version {
+    /// As access logs have it: `HTTP/1.1`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
+}
+
+/// The authority of a request: `Host` or `:authority`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// As received, valid UTF-8; empty when HTTP/1.0 named none.
+    text: Bytes,
+    /// The host: lower case, no port, no trailing dot. Empty when there is none.
+    host: Bytes,
+    /// The port, if it was given.
+    port: Option<u16>,
+}
+
+/// An authority that is none: userinfo, a bad port, a character that no host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidAuthority;
+
+impl Authority {
+    /// Reads `host[:port]` (RFC 3986 section 3.2 without userinfo).
+    ///
+    /// # Errors
+    /// On anything else.
+    pub fn parse(text: Bytes) -> Result<Self, InvalidAuthority> {
+        let bytes: &[u8] = &text;
+        let (host_len, port) = if bytes.first() == Some(&b'[') {
+            let end = bytes.iter().position(|b| *b == b']').ok_or(InvalidAuthority)?;
+            let inside = std::str::from_utf8(&bytes[1..end]).map_err(|_| InvalidAuthority)?;
+            inside.parse::<std::net::Ipv6Addr>().map_err(|_| InvalidAuthority)?;
+            (end + 1, &bytes[end + 1..])
+        } else {
+            let end = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
+            let valid = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+            if !bytes[..end].iter().all(valid) || (end == 0 && !bytes.is_empty()) || end > 255 {
+                return Err(InvalidAuthority);
+            }
+            (end, &bytes[end..])
+        };
+        let port = match port {
+            [] => None,
+            [b':'] => None,
+            [b':', digits @ ..] if digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) => {
+                let number = digits.iter().fold(0u32, |n, d| n * 10 + u32::from(d - b'0'));
+                Some(u16::try_from(number).map_err(|_| InvalidAuthority)?)
+            }
+            _ => return Err(InvalidAuthority),
+        };
+        let mut host = text.slice(..host_len);
+        if host.len() > 1 && host.ends_with(b".") {
+            host.truncate(host.len() - 1);
+        }
+        if host.iter().any(u8::is_ascii_uppercase) {
+            host = host.to_ascii_lowercase().into();
+        }
+        Ok(Self { text, host, port })
+    }
+
+    /// As received, or as a filter has set it.
+    pub fn as_str(&self) -> &str {
+        // parse() lets ASCII through only.
+        std::str::from_utf8(&self.text).unwrap_or_default()
+    }
+
+    /// As received, as bytes that can be kept.
+    pub fn text(&self) -> &Bytes {
+        &self.text
+    }
+
+    /// The host: lower case, no port, no trailing dot.
+    pub fn host(&self) -> &str {
+        std::str::from_utf8(&self.host).unwrap_or_default()
+    }
+
+    /// The port, if it was given.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+}
+
+/// Path and query of a request, in origin form (RFC 9112 section 3.2.1), or `*`. Valid ASCII.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    text: Bytes,
+    path_len: usize,
+}
+
+impl Target {
+    /// Splits at the first `?`. The caller has validated and normalised the text (see `http::path`).
+    pub fn new(text: Bytes) -> Self {
+        let path_len = memchr::memchr(b'?', &text).unwrap_or(text.len());
+        Self { text, path_len }
+    }
+
+    /// Path and query.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text).unwrap_or_default()
+    }
+
+    /// Path and query, as bytes that can be kept.
+    pub fn text(&self) -> &Bytes {
+        &self.text
+    }
+
+    /// The path.
+    pub fn path(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.path_len]).unwrap_or_default()
+    }
+
+    /// The query, without its `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.text.get(self.path_len + 1..).map(|query| std::str::from_utf8(query).unwrap_or_default())
+    }
+}
+
+/// A response on its way to the client.
+pub struct Response {
+    /// Everything before the body.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: Body,
+    /// With status 101: the backend's side of the tunnel. The engine copies both ways until one side ends.
+    pub tunnel: Option<Box<dyn Tunnel>>,
+    /// Where the engine reports how it went; dropped when the response has been sent or given up.
+    pub exchange: Option<Box<Exchange>>,
+}
+
+/// The part of a response before its body. Framing and hop-by-hop fields are not among its headers, save
+/// that `Content-Length` of a response to HEAD or of a 304 stays: it describes what is not sent
+/// (RFC 9110 section 8.6).
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// End-to-end fields.
+    pub headers: Headers,
+}
+
+impl Response {
+    /// A response of the gateway's own.
+    pub fn new(status: StatusCode, body: Body) -> Self {
+        Self {
+            head: ResponseHead { status, headers: Headers::default() },
+            body,
+            tunnel: None,
+            exchange: None,
+        }
+    }
+}
+
+/// A byte stream both ways.
+pub trait Tunnel: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Tunnel for T {}
+
+/// Answers requests; what the engines of the client's side call.
+pub trait Handler {
+    /// Answers one request. Dropping the future gives the request up (the client has gone away).
+    fn handle(&self, request: Request) -> impl Future<Output = Response>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authority_is_strict() {
+        let ok = |text: &'static str| Authority::parse(Bytes::from_static(text.as_bytes()));
+        let a = ok("Shop.Example.com.:8080").unwrap();
+        assert_eq!(
+            (a.host(), a.port(), a.as_str()),
+            ("shop.example.com", Some(8080), "Shop.Example.com.:8080")
+        );
+        assert_eq!(ok("[::1]:80").unwrap().host(), "[::1]");
+        for bad in ["x@y", "a:b", "a:65536", "a/b", "a b", "[::1", "[x]", ":80", "a:80:80", "\u{e9}"] {
+            assert!(ok(bad).is_err(), "{bad}");
+        }
+    }
+}

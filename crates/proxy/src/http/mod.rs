@@ -1,0 +1,15 @@
+//! HTTP as the proxy sees it, the same for every version on the wire: [`Request`] in, [`Response`] out.
+//!
+//! The engines (`h1`, `h2`) turn bytes into these types and back; routing, filters and forwarding know
+//! nothing else, so each filter is written once.
+
+pub mod body;
+pub mod headers;
+pub mod message;
+
+pub use body::{Body, BodySource, Frame};
+pub use headers::Headers;
+pub use message::{
+    Authority, Connection, Handler, Informational, InvalidAuthority, Request, RequestHead, Response,
+    ResponseHead, Scheme, Target, TlsInfo, Tunnel, Version,
+};
