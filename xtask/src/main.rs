@@ -1,1 +1,25 @@
-fn main() {}
+//! The project's own commands: `cargo xtask <command>`.
+
+use clap::{Parser, Subcommand};
+
+mod crds;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetches the Gateway API's CRDs and writes them, and the Rust types generated from them.
+    Crds(crds::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Crds(args) => crds::run(&args),
+    }
+}

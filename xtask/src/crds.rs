@@ -1,0 +1,193 @@
+//! `cargo xtask crds`: the Gateway API's CRDs and the Rust types made from them.
+//!
+//! ```text
+//! Go module ─► crates/api/crds/{experimental,standard}/*.yaml   (as they are)
+//!           └► schema of each kind ─► crates/api/src/gateway/*.rs and crates/api/src/crds.rs
+//! ```
+//!
+//! A generator of our own, because the schemas repeat each nested type at every place where it is used: a general
+//! one makes eleven types of one `LocalObjectReference`. Here each Go type is one Rust type (see `names`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+
+mod emit;
+mod names;
+mod schema;
+
+const MODULE: &str = "sigs.k8s.io/gateway-api";
+const VERSION: &str = "v1.7.0";
+/// The module's content hash, as Go's checksum database has it.
+const SUM: &str = "h1:duVnm7nO6oXfMMUWfcDoBph47CYR/ME3NGxccOVglaY=";
+const CHANNELS: [&str; 2] = ["experimental", "standard"];
+
+/// Options of `cargo xtask crds`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Compares with what is checked in, and writes nothing.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let api = api_crate()?;
+    let generated = generate()?;
+    let stale = stale(&api, &generated)?;
+    if args.check {
+        ensure!(stale.is_empty(), "not as generated (run `cargo xtask crds`): {}", list(&stale));
+        return Ok(());
+    }
+    for path in &stale {
+        let target = api.join(path);
+        match generated.get(path) {
+            Some(text) => {
+                fs::create_dir_all(target.parent().context("a file has a folder")?)?;
+                fs::write(&target, text).with_context(|| format!("writing {}", target.display()))?;
+            }
+            None => fs::remove_file(&target).with_context(|| format!("removing {}", target.display()))?,
+        }
+    }
+    println!("{MODULE}@{VERSION}: {} files, {} changed", generated.len(), stale.len());
+    Ok(())
+}
+
+fn api_crate() -> anyhow::Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in the workspace")?;
+    Ok(workspace.join("crates/api"))
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The files in the generated folders that differ from, or are not among, what the generator writes.
+fn stale(api: &Path, generated: &BTreeMap<PathBuf, String>) -> anyhow::Result<Vec<PathBuf>> {
+    let mut stale = BTreeSet::new();
+    for (path, text) in generated {
+        if fs::read_to_string(api.join(path)).ok().as_ref() != Some(text) {
+            stale.insert(path.clone());
+        }
+    }
+    for folder in ["crds/experimental", "crds/standard", "src/gateway"] {
+        let Ok(entries) = fs::read_dir(api.join(folder)) else { continue };
+        for entry in entries {
+            let path = Path::new(folder).join(entry?.file_name());
+            if !generated.contains_key(&path) {
+                stale.insert(path);
+            }
+        }
+    }
+    Ok(stale.into_iter().collect())
+}
+
+/// Everything that the generator writes, by path within `crates/api`.
+fn generate() -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    let module = fetch()?;
+    let mut files = BTreeMap::new();
+    let mut embedded = Vec::new();
+    let mut types = schema::Types::default();
+    for channel in CHANNELS {
+        let mut texts = Vec::new();
+        for (name, text) in crd_files(&module.join("config/crd").join(channel))? {
+            if channel == "experimental" {
+                read_crds(&name, &text, &mut types)?;
+            }
+            texts.push(name.clone());
+            files.insert(Path::new("crds").join(channel).join(&name), text);
+        }
+        embedded.push((channel, texts));
+    }
+    files.insert("src/crds.rs".into(), rustfmt(&emit::embedded(MODULE, VERSION, &embedded))?);
+    for (name, text) in emit::modules(&types)? {
+        files.insert(Path::new("src/gateway").join(name), rustfmt(&text)?);
+    }
+    Ok(files)
+}
+
+/// The YAML files of one channel, in order of name.
+fn crd_files(folder: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("gateway.networking.") && name.ends_with(".yaml") {
+            files.insert(name, fs::read_to_string(entry.path())?);
+        }
+    }
+    Ok(files)
+}
+
+fn read_crds(name: &str, text: &str, types: &mut schema::Types) -> anyhow::Result<()> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, serde_saphyr::options! { budget: None })
+            .with_context(|| format!("parsing {name}"))?;
+    for document in documents.iter().filter(|document| document["kind"] == "CustomResourceDefinition") {
+        types.add_crd(document).with_context(|| format!("reading {name}"))?;
+    }
+    Ok(())
+}
+
+/// The folder of the Go module, fetched into Go's module cache and checked against [`SUM`].
+fn fetch() -> anyhow::Result<PathBuf> {
+    let scratch = std::env::temp_dir().join(format!("portway-xtask-crds-{}", std::process::id()));
+    fs::create_dir_all(&scratch)?;
+    fs::write(scratch.join("go.mod"), "module scratch\n\ngo 1.24\n")?;
+    let found = fetch_in(&scratch);
+    fs::remove_dir_all(&scratch)?;
+    found
+}
+
+fn fetch_in(scratch: &Path) -> anyhow::Result<PathBuf> {
+    let go = |args: &[&str]| -> anyhow::Result<String> {
+        let output = Command::new("go").args(args).current_dir(scratch).env("GOFLAGS", "-mod=mod").output();
+        let output = output.context("running `go`: Go fetches the Gateway API's module")?;
+        ensure!(
+            !output.stdout.is_empty(),
+            "`go {}` failed: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let download: Value =
+        serde_json::from_str(&go(&["mod", "download", "-json", &format!("{MODULE}@{VERSION}")])?)?;
+    if download["Sum"] != SUM {
+        bail!("{MODULE}@{VERSION} is not what it was: {download}");
+    }
+    // A Go older than the module's `go` line downloads and unpacks it all the same, but reports no folder.
+    let folder = match download["Dir"].as_str() {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(go(&["env", "GOMODCACHE"])?.trim()).join(format!("{MODULE}@{VERSION}")),
+    };
+    ensure!(folder.is_dir(), "{MODULE}@{VERSION} was not unpacked: {download}");
+    Ok(folder)
+}
+
+fn rustfmt(text: &str) -> anyhow::Result<String> {
+    let mut child = Command::new("rustfmt")
+        .args(["--edition", "2024", "--config", "max_width=110,use_small_heuristics=Max"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("running rustfmt")?;
+    child.stdin.take().context("rustfmt's input")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "rustfmt refused the generated code");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_checked_in_is_what_the_crds_say() {
+        run(&Args { check: true }).unwrap();
+    }
+}
