@@ -14,3 +14,4 @@
 pub mod fault;
 pub mod http;
 pub mod observe;
+pub mod upstream;

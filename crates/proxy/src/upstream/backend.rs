@@ -1,0 +1,517 @@
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use portway_plan::{BackendKey, BackendProtocol, EndpointAddress, EndpointState, Endpoints};
+use rand::Rng;
+use tokio::sync::Notify;
+
+/// Names an endpoint within this process; never used again once the endpoint has left.
+pub type EndpointId = u64;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A backend's state, shared by all rules and workers that use it. It lives on from plan to plan, so that
+/// balance, health and connections outlive changes.
+pub struct Backend {
+    key: BackendKey,
+    protocol: AtomicU8,
+    set: ArcSwap<EndpointSet>,
+    inputs: Mutex<Inputs>,
+    /// Told when the set has been swapped.
+    swapped: Notify,
+    in_flight: AtomicUsize,
+    retrying: AtomicUsize,
+}
+
+/// What the endpoint set is made of.
+#[derive(Default)]
+struct Inputs {
+    planned: Arc<Endpoints>,
+    resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+}
+
+/// Where a backend is, at one time.
+#[derive(Default)]
+pub struct EndpointSet {
+    active: Vec<Arc<Endpoint>>,
+    terminating: Vec<Arc<Endpoint>>,
+    /// Some names have not been resolved yet.
+    unresolved: bool,
+}
+
+/// One address and port where a backend answers.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: EndpointId,
+    address: SocketAddr,
+    in_flight: AtomicU32,
+    /// Connects that failed in a row.
+    failures: AtomicU32,
+    /// Put aside until then, in milliseconds of [`now_ms`]; 0 is not at all.
+    aside_until: AtomicU64,
+    removed: AtomicBool,
+}
+
+/// Counts a request against its backend and endpoint until it is dropped.
+pub struct InFlight {
+    backend: Arc<Backend>,
+    endpoint: Arc<Endpoint>,
+}
+
+/// Milliseconds since the first call, on the monotonic clock.
+pub(crate) fn now_ms() -> u64 {
+    static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    // One more, since 0 has a meaning of its own.
+    EPOCH.get_or_init(std::time::Instant::now).elapsed().as_millis() as u64 + 1
+}
+
+impl Endpoint {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            address,
+            in_flight: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            aside_until: AtomicU64::new(0),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// Its name within this process.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests in flight, from all workers.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has left its backend: its streams finish, and no connection to it is kept.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// It could not be connected to: puts it aside for half a second, doubled with each failure in a row,
+    /// up to 30 s.
+    pub fn connect_failed(&self, now_ms: u64) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
+        self.aside_until.store(now_ms + (500u64 << failures).min(30_000), Ordering::Relaxed);
+    }
+
+    /// It could be connected to.
+    pub fn connected(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.aside_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it is put aside.
+    #[inline]
+    pub fn is_aside(&self) -> bool {
+        let until = self.aside_until.load(Ordering::Relaxed);
+        until != 0 && now_ms() < until
+    }
+}
+
+impl EndpointSet {
+    /// The endpoints that take requests now: the active ones, else those that terminate.
+    pub fn candidates(&self) -> &[Arc<Endpoint>] {
+        if self.active.is_empty() { &self.terminating } else { &self.active }
+    }
+
+    /// All endpoints.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.active.iter().chain(&self.terminating)
+    }
+
+    /// Picks an endpoint: of two taken at random, the one with fewer requests in flight. One that is put
+    /// aside or was just tried is taken only when there is no other. `None` when there are none at all.
+    pub fn choose(&self, rng: &mut impl Rng, tried: Option<EndpointId>) -> Option<&Arc<Endpoint>> {
+        let all = self.candidates();
+        match all {
+            [] => return None,
+            [one] => return Some(one),
+            _ => {}
+        }
+        let bad = |e: &Endpoint| u8::from(Some(e.id) == tried) + 2 * u8::from(e.is_aside());
+        let first = rng.random_range(0..all.len());
+        let second = (first + rng.random_range(1..all.len())) % all.len();
+        let (a, b) = (&all[first], &all[second]);
+        let rank = |e: &Endpoint| (bad(e), e.in_flight());
+        let best = if rank(b) < rank(a) { b } else { a };
+        if bad(best) == 0 {
+            return Some(best);
+        }
+        // Both are bad: look at all, from a random place on so that load spreads.
+        (0..all.len()).map(|i| &all[(first + i) % all.len()]).min_by_key(|e| rank(e))
+    }
+}
+
+impl Backend {
+    /// A backend without endpoints.
+    pub fn new(key: BackendKey, protocol: BackendProtocol) -> Self {
+        let backend = Self {
+            key,
+            protocol: AtomicU8::new(0),
+            set: ArcSwap::default(),
+            inputs: Mutex::default(),
+            swapped: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            retrying: AtomicUsize::new(0),
+        };
+        backend.set_protocol(protocol);
+        backend
+    }
+
+    /// Its name.
+    pub fn key(&self) -> &BackendKey {
+        &self.key
+    }
+
+    /// What it speaks.
+    #[inline]
+    pub fn protocol(&self) -> BackendProtocol {
+        match self.protocol.load(Ordering::Relaxed) {
+            1 => BackendProtocol::Http1,
+            2 => BackendProtocol::H2c,
+            _ => BackendProtocol::Unspecified,
+        }
+    }
+
+    pub(super) fn set_protocol(&self, protocol: BackendProtocol) {
+        let code = match protocol {
+            BackendProtocol::Unspecified => 0,
+            BackendProtocol::Http1 => 1,
+            BackendProtocol::H2c => 2,
+        };
+        self.protocol.store(code, Ordering::Relaxed);
+    }
+
+    /// Where it is now.
+    #[inline]
+    pub fn endpoints(&self) -> arc_swap::Guard<Arc<EndpointSet>> {
+        self.set.load()
+    }
+
+    /// Requests in flight, from all workers.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes a plan's endpoints over. Says whether endpoints have left.
+    pub fn swap_endpoints(&self, planned: Arc<Endpoints>) -> bool {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&inputs.planned, &planned) {
+            return false;
+        }
+        let names: Vec<_> = names(&planned).cloned().collect();
+        inputs.planned = planned;
+        inputs.resolved.retain(|name, _| names.contains(name));
+        self.rebuild(&inputs)
+    }
+
+    /// The endpoints that the last plan gave it.
+    pub fn planned(&self) -> Arc<Endpoints> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).planned.clone()
+    }
+
+    /// Takes the addresses of a name over. Says whether endpoints have left.
+    pub(super) fn resolved(&self, name: &Arc<str>, addresses: Vec<IpAddr>) -> bool {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if !names(&inputs.planned).any(|n| n == name) || inputs.resolved.get(name) == Some(&addresses) {
+            return false;
+        }
+        inputs.resolved.insert(name.clone(), addresses);
+        self.rebuild(&inputs)
+    }
+
+    /// The name does not resolve: it stands for no endpoints, unless it has resolved before.
+    pub(super) fn unresolvable(&self, name: &Arc<str>) {
+        let known = self.inputs.lock().unwrap_or_else(PoisonError::into_inner).resolved.contains_key(name);
+        if !known {
+            self.resolved(name, Vec::new());
+        }
+    }
+
+    /// Makes the endpoint set anew; endpoints that stay are the same ones.
+    fn rebuild(&self, inputs: &Inputs) -> bool {
+        let old = self.set.load_full();
+        let mut known: HashMap<SocketAddr, &Arc<Endpoint>> = old.all().map(|e| (e.address, e)).collect();
+        let mut wanted: BTreeMap<SocketAddr, EndpointState> = BTreeMap::new();
+        let mut set = EndpointSet::default();
+        let mut want = |ip: IpAddr, port: u16, state: EndpointState| {
+            let slot = wanted.entry(SocketAddr::new(ip, port)).or_insert(state);
+            // Listed twice: active wins.
+            *slot = (*slot).min(state);
+        };
+        for endpoint in &inputs.planned.list {
+            match &endpoint.address {
+                EndpointAddress::Ip(ip) => want(*ip, endpoint.port, endpoint.state),
+                EndpointAddress::Name(name) => match inputs.resolved.get(name) {
+                    Some(ips) => ips.iter().for_each(|ip| want(*ip, endpoint.port, endpoint.state)),
+                    None => set.unresolved = true,
+                },
+            }
+        }
+        for (address, state) in wanted {
+            let endpoint = match known.remove(&address) {
+                Some(endpoint) => endpoint.clone(),
+                None => Arc::new(Endpoint::new(address)),
+            };
+            match state {
+                EndpointState::Active => set.active.push(endpoint),
+                EndpointState::Terminating => set.terminating.push(endpoint),
+            }
+        }
+        let left = !known.is_empty();
+        let gone: Vec<_> = known.into_values().cloned().collect();
+        self.set.store(Arc::new(set));
+        gone.iter().for_each(|endpoint| endpoint.removed.store(true, Ordering::Relaxed));
+        self.swapped.notify_waiters();
+        left
+    }
+
+    /// All its endpoints leave: the backend is in no plan any more.
+    pub(super) fn retire(&self) -> bool {
+        self.swap_endpoints(Arc::default())
+    }
+
+    /// Waits until names have been resolved, if there is no endpoint for want of that.
+    pub async fn wait_resolved(&self) {
+        loop {
+            let swapped = self.swapped.notified();
+            tokio::pin!(swapped);
+            swapped.as_mut().enable();
+            let set = self.set.load();
+            if !set.unresolved || !set.candidates().is_empty() {
+                return;
+            }
+            drop(set);
+            swapped.await;
+        }
+    }
+
+    /// Whether there is no endpoint only because names have not been resolved yet.
+    pub fn is_unresolved(&self) -> bool {
+        let set = self.set.load();
+        set.unresolved && set.candidates().is_empty()
+    }
+
+    /// Takes one retry from the budget, which is `percent` of the requests in flight and never less than
+    /// 10; `None` when it is used up. The retry is given back when the guard is dropped.
+    pub fn take_retry(self: &Arc<Self>, percent: usize) -> Option<Retrying> {
+        let most = (self.in_flight() * percent / 100).max(10);
+        if self.retrying.fetch_add(1, Ordering::Relaxed) >= most {
+            self.retrying.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Retrying(self.clone()))
+    }
+}
+
+/// The names among planned endpoints.
+pub(super) fn names(endpoints: &Endpoints) -> impl Iterator<Item = &Arc<str>> {
+    endpoints.list.iter().filter_map(|endpoint| match &endpoint.address {
+        EndpointAddress::Name(name) => Some(name),
+        EndpointAddress::Ip(_) => None,
+    })
+}
+
+/// A retry taken from a backend's budget.
+pub struct Retrying(Arc<Backend>);
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.0.retrying.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl InFlight {
+    /// Counts a request in.
+    #[inline]
+    pub fn new(backend: Arc<Backend>, endpoint: Arc<Endpoint>) -> Self {
+        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { backend, endpoint }
+    }
+
+    /// Where the request is.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Whose request it is.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.backend.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("key", &self.key).field("protocol", &self.protocol()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portway_plan::ObjectRef;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    fn key() -> BackendKey {
+        BackendKey {
+            object: ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "b".into() },
+            port: 80,
+        }
+    }
+
+    fn endpoints(list: &[(&str, u16, EndpointState)]) -> Arc<Endpoints> {
+        let list = list
+            .iter()
+            .map(|(address, port, state)| portway_plan::Endpoint {
+                address: match address.parse() {
+                    Ok(ip) => EndpointAddress::Ip(ip),
+                    Err(_) => EndpointAddress::Name((*address).into()),
+                },
+                port: *port,
+                state: *state,
+                zone: None,
+            })
+            .collect();
+        Arc::new(Endpoints { list })
+    }
+
+    use EndpointState::{Active, Terminating};
+
+    fn backend(list: &[(&str, u16, EndpointState)]) -> Arc<Backend> {
+        let backend = Arc::new(Backend::new(key(), BackendProtocol::Unspecified));
+        backend.swap_endpoints(endpoints(list));
+        backend
+    }
+
+    fn chosen(backend: &Backend, tried: Option<EndpointId>) -> Arc<Endpoint> {
+        let mut rng = SmallRng::seed_from_u64(rand::random());
+        backend.endpoints().choose(&mut rng, tried).expect("an endpoint").clone()
+    }
+
+    #[test]
+    fn terminating_endpoints_serve_only_when_none_is_active() {
+        let backend = backend(&[("10.0.0.1", 1, Terminating), ("10.0.0.2", 1, Active)]);
+        for _ in 0..20 {
+            assert_eq!(chosen(&backend, None).address().to_string(), "10.0.0.2:1");
+        }
+        assert!(
+            !backend.swap_endpoints(endpoints(&[("10.0.0.1", 1, Terminating), ("10.0.0.2", 1, Terminating)]))
+        );
+        let seen: std::collections::BTreeSet<_> =
+            (0..100).map(|_| chosen(&backend, None).address()).collect();
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[test]
+    fn what_stays_keeps_its_counters_and_what_leaves_is_marked() {
+        let backend = backend(&[("10.0.0.1", 1, Active), ("10.0.0.2", 1, Active)]);
+        let before: Vec<_> = backend.endpoints().all().cloned().collect();
+        let request = InFlight::new(backend.clone(), before[0].clone());
+        assert!(backend.swap_endpoints(endpoints(&[("10.0.0.1", 1, Terminating), ("10.0.0.3", 1, Active)])));
+        let kept = backend.endpoints().all().find(|e| e.id() == before[0].id()).cloned();
+        assert_eq!(kept.map(|e| e.in_flight()), Some(1));
+        assert!(before[1].is_removed() && !before[0].is_removed());
+        drop(request);
+        assert_eq!((before[0].in_flight(), backend.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn the_less_busy_of_two_gets_it() {
+        let backend = backend(&[("10.0.0.1", 1, Active), ("10.0.0.2", 1, Active)]);
+        let busy = backend.endpoints().candidates()[0].clone();
+        let _requests: Vec<_> = (0..3).map(|_| InFlight::new(backend.clone(), busy.clone())).collect();
+        for _ in 0..50 {
+            assert_ne!(chosen(&backend, None).id(), busy.id());
+        }
+    }
+
+    #[test]
+    fn least_request_evens_out() {
+        let backend = backend(&[("10.0.0.1", 1, Active), ("10.0.0.2", 1, Active), ("10.0.0.3", 1, Active)]);
+        let mut held = Vec::new();
+        for _ in 0..300 {
+            held.push(InFlight::new(backend.clone(), chosen(&backend, None)));
+        }
+        for endpoint in backend.endpoints().all() {
+            assert!((95..=105).contains(&endpoint.in_flight()), "{}", endpoint.in_flight());
+        }
+    }
+
+    #[test]
+    fn failed_endpoints_are_put_aside_unless_all_are() {
+        let backend = backend(&[("10.0.0.1", 1, Active), ("10.0.0.2", 1, Active), ("10.0.0.3", 1, Active)]);
+        let all: Vec<_> = backend.endpoints().all().cloned().collect();
+        all[0].connect_failed(now_ms());
+        for _ in 0..50 {
+            assert_ne!(chosen(&backend, None).id(), all[0].id());
+            assert_eq!(chosen(&backend, Some(all[1].id())).id(), all[2].id());
+        }
+        all[1].connect_failed(now_ms());
+        all[2].connect_failed(now_ms());
+        assert_ne!(chosen(&backend, Some(all[0].id())).id(), all[0].id());
+        all[0].connected();
+        assert_eq!(chosen(&backend, None).id(), all[0].id());
+    }
+
+    #[test]
+    fn aside_for_growing_times() {
+        let endpoint = Endpoint::new(SocketAddr::from(([10, 0, 0, 1], 80)));
+        let mut times = Vec::new();
+        for _ in 0..8 {
+            endpoint.connect_failed(0);
+            times.push(endpoint.aside_until.load(Ordering::Relaxed));
+        }
+        assert_eq!(times, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+    }
+
+    #[test]
+    fn names_become_endpoints_once_resolved() {
+        let backend = backend(&[("db.example.com", 5432, Active)]);
+        assert!(backend.is_unresolved());
+        let name: Arc<str> = "db.example.com".into();
+        backend.resolved(&name, vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()]);
+        let seen: Vec<_> = backend.endpoints().all().map(|e| e.address().to_string()).collect();
+        assert_eq!(seen, ["10.0.0.1:5432", "[fd00::1]:5432"]);
+        assert!(!backend.is_unresolved());
+        backend.resolved(&"other.example.com".into(), vec!["10.0.0.9".parse().unwrap()]);
+        assert_eq!(backend.endpoints().all().count(), 2);
+    }
+
+    #[test]
+    fn the_retry_budget_ends() {
+        let backend = backend(&[("10.0.0.1", 1, Active)]);
+        let endpoint = backend.endpoints().candidates()[0].clone();
+        let mut retries: Vec<_> = (0..10).filter_map(|_| backend.take_retry(20)).collect();
+        assert_eq!(retries.len(), 10);
+        assert!(backend.take_retry(20).is_none());
+        let _busy: Vec<_> = (0..100).map(|_| InFlight::new(backend.clone(), endpoint.clone())).collect();
+        retries.extend((0..20).filter_map(|_| backend.take_retry(20)));
+        assert_eq!(retries.len(), 20);
+        retries.clear();
+        assert!(backend.take_retry(20).is_some());
+    }
+}

@@ -1,0 +1,152 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use portway_plan::{BackendKey, Plan};
+use tokio::sync::watch;
+
+use super::{Backend, backend, resolve};
+
+/// The backends of one plan.
+#[derive(Clone, Debug, Default)]
+pub struct BackendMap(Arc<HashMap<BackendKey, Arc<Backend>>>);
+
+impl BackendMap {
+    /// The backend of that name.
+    pub fn get(&self, key: &BackendKey) -> Option<&Arc<Backend>> {
+        self.0.get(key)
+    }
+
+    /// All backends, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.0.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// All backends, from plan to plan: the same key is the same [`Backend`].
+pub struct Backends {
+    map: BackendMap,
+    /// Sent whenever endpoints have left, so that workers close their idle connections to them.
+    departures: Arc<watch::Sender<u64>>,
+    /// Where names are resolved: not on a worker.
+    runtime: tokio::runtime::Handle,
+}
+
+impl Backends {
+    /// No backends yet. Names are resolved on the runtime given, which must not be a worker's.
+    pub fn new(runtime: tokio::runtime::Handle) -> Self {
+        Self { map: BackendMap::default(), departures: Arc::new(watch::Sender::new(0)), runtime }
+    }
+
+    /// Changes whenever endpoints have left; for [`super::Pools`].
+    pub fn departures(&self) -> watch::Receiver<u64> {
+        self.departures.subscribe()
+    }
+
+    /// Takes a plan over: backends and endpoints come and go, and those that stay are the same ones. Costs
+    /// a look at each backend and work for those that changed.
+    pub fn sync(&mut self, plan: &Plan) -> BackendMap {
+        let mut left = false;
+        let mut next = HashMap::with_capacity(plan.backends.len());
+        let mut same = plan.backends.len() == self.map.len();
+        for (key, planned) in &plan.backends {
+            let found = self.map.get(key).cloned();
+            same &= found.is_some();
+            let backend = found.unwrap_or_else(|| Arc::new(Backend::new(key.clone(), planned.protocol)));
+            backend.set_protocol(planned.protocol);
+            let endpoints = plan.endpoints.get(key).cloned().unwrap_or_default();
+            if !Arc::ptr_eq(&endpoints, &backend.planned()) {
+                left |= backend.swap_endpoints(endpoints.clone());
+                if backend::names(&endpoints).next().is_some() {
+                    self.runtime.spawn(resolve::keep(
+                        Arc::downgrade(&backend),
+                        endpoints,
+                        self.departures.clone(),
+                    ));
+                }
+            }
+            next.insert(key.clone(), backend);
+        }
+        if !same {
+            for backend in self.map.iter().filter(|b| !plan.backends.contains_key(b.key())) {
+                left |= backend.retire();
+            }
+            self.map = BackendMap(Arc::new(next));
+        }
+        if left {
+            self.departures.send_modify(|count| *count += 1);
+        }
+        self.map.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portway_plan::{BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints, ObjectRef};
+
+    fn key(name: &str) -> BackendKey {
+        BackendKey {
+            object: ObjectRef { kind: "Service".into(), namespace: "a".into(), name: name.into() },
+            port: 80,
+        }
+    }
+
+    fn plan(backends: &[(&str, EndpointAddress)]) -> Plan {
+        let mut plan = Plan::default();
+        for (name, address) in backends {
+            let planned = portway_plan::Backend { key: key(name), protocol: BackendProtocol::Unspecified };
+            plan.backends.insert(key(name), Arc::new(planned));
+            let list = vec![Endpoint {
+                address: address.clone(),
+                port: 80,
+                state: EndpointState::Active,
+                zone: None,
+            }];
+            plan.endpoints.insert(key(name), Arc::new(Endpoints { list }));
+        }
+        plan
+    }
+
+    fn ip(last: u8) -> EndpointAddress {
+        EndpointAddress::Ip([10, 0, 0, last].into())
+    }
+
+    #[tokio::test]
+    async fn the_same_key_is_the_same_backend() {
+        let mut backends = Backends::new(tokio::runtime::Handle::current());
+        let mut departures = backends.departures();
+        let first = backends.sync(&plan(&[("a", ip(1)), ("b", ip(2))]));
+        assert!(!departures.has_changed().unwrap());
+        let second = backends.sync(&plan(&[("a", ip(1)), ("c", ip(3))]));
+        assert!(Arc::ptr_eq(first.get(&key("a")).unwrap(), second.get(&key("a")).unwrap()));
+        assert!(second.get(&key("b")).is_none() && second.get(&key("c")).is_some());
+        assert!(departures.has_changed().unwrap());
+        departures.mark_unchanged();
+        let gone = first.get(&key("b")).unwrap();
+        assert!(gone.endpoints().candidates().is_empty());
+        backends.sync(&plan(&[("a", ip(9)), ("c", ip(3))]));
+        assert!(departures.has_changed().unwrap());
+        let address = first.get(&key("a")).unwrap().endpoints().candidates()[0].address();
+        assert_eq!(address.to_string(), "10.0.0.9:80");
+    }
+
+    #[tokio::test]
+    async fn names_are_resolved_apart() {
+        let mut backends = Backends::new(tokio::runtime::Handle::current());
+        let map = backends.sync(&plan(&[("a", EndpointAddress::Name("localhost".into()))]));
+        let backend = map.get(&key("a")).unwrap().clone();
+        backend.wait_resolved().await;
+        assert!(backend.endpoints().candidates().iter().all(|e| e.address().ip().is_loopback()));
+        assert!(!backend.endpoints().candidates().is_empty());
+    }
+}

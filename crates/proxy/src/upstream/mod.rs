@@ -1,0 +1,24 @@
+//! The backends' side: where each is, which endpoint gets a request, and the connections to it.
+//!
+//! ```text
+//! Plan ─► Backends::sync ─► BackendMap ─► rules' shares ─► Backend (shared by all workers)
+//!              │                                              │ EndpointSet: swapped, counters live on
+//!              └─► names: resolved apart from requests ───────┘
+//!
+//! worker: Backend ─► choose an Endpoint ─► Pools (this worker's connections) ─► h1 or h2 connection
+//! ```
+//!
+//! [`Backend`] and [`Endpoint`] are shared and hold atomics only; [`Pools`] is one worker's own.
+
+mod backend;
+mod backends;
+mod connect;
+mod limits;
+mod resolve;
+mod weights;
+
+pub use backend::{Backend, Endpoint, EndpointId, EndpointSet, InFlight};
+pub use backends::{BackendMap, Backends};
+pub use connect::{Transport, connect};
+pub use limits::Limits;
+pub use weights::Weights;
