@@ -6,6 +6,7 @@
 pub mod body;
 pub mod headers;
 pub mod message;
+pub mod path;
 pub mod reply;
 
 pub use body::{Body, BodySource, Frame};
