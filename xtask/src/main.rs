@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod ci;
 mod crds;
 
 /// The project's own commands.
@@ -14,12 +15,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Checks all that has to pass before a change lands.
+    Ci(ci::Args),
     /// Fetches the Gateway API's CRDs and writes them, and the Rust types generated from them.
     Crds(crds::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Ci(args) => ci::run(&args),
         Command::Crds(args) => crds::run(&args),
     }
 }
