@@ -27,6 +27,10 @@ pub enum FaultKind {
     HeadersTooLarge,
     /// The client did not send in time: 408.
     RequestTimeout,
+    /// The client expects what no HTTP server knows but `100-continue`: 417.
+    ExpectationFailed,
+    /// The client speaks a version of HTTP that this port does not: 505.
+    VersionNotSupported,
     /// The client has gone away; no answer.
     ClientGone,
     /// The method or feature is not implemented: 501.
@@ -72,6 +76,8 @@ impl FaultKind {
             K::TargetTooLong => (Side::Client, S::URI_TOO_LONG, "target_too_long"),
             K::HeadersTooLarge => (Side::Client, S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"),
             K::RequestTimeout => (Side::Client, S::REQUEST_TIMEOUT, "request_timeout"),
+            K::ExpectationFailed => (Side::Client, S::EXPECTATION_FAILED, "expectation_failed"),
+            K::VersionNotSupported => (Side::Client, S::HTTP_VERSION_NOT_SUPPORTED, "version_not_supported"),
             // Never on the wire; 499 in logs, as nginx has it.
             K::ClientGone => (Side::Client, S::from_u16(499).unwrap_or(S::BAD_REQUEST), "client_gone"),
             K::NotImplemented => (Side::Client, S::NOT_IMPLEMENTED, "not_implemented"),

@@ -11,6 +11,7 @@
 //! Nothing on the request path is locked, or shared between workers but atomics and the snapshot of the
 //! plan. A request keeps the snapshot that it began with.
 
+pub mod drain;
 pub mod fault;
 pub mod http;
 pub mod observe;

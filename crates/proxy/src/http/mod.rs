@@ -4,6 +4,8 @@
 //! nothing else, so each filter is written once.
 
 pub mod body;
+
+pub mod h1;
 pub mod headers;
 pub mod message;
 pub mod path;
