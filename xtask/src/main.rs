@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod ci;
 mod crds;
 
@@ -15,6 +16,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures Portway beside its peers.
+    Bench(bench::Args),
     /// Checks all that has to pass before a change lands.
     Ci(ci::Args),
     /// Fetches the Gateway API's CRDs and writes them, and the Rust types generated from them.
@@ -23,6 +26,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Crds(args) => crds::run(&args),
     }
