@@ -67,6 +67,28 @@ pub struct Fault {
 }
 
 impl FaultKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::BadRequest,
+        Self::TargetTooLong,
+        Self::HeadersTooLarge,
+        Self::RequestTimeout,
+        Self::ExpectationFailed,
+        Self::VersionNotSupported,
+        Self::ClientGone,
+        Self::NotImplemented,
+        Self::Misdirected,
+        Self::NoRoute,
+        Self::InvalidRoute,
+        Self::Internal,
+        Self::Overloaded,
+        Self::NoEndpoints,
+        Self::Connect,
+        Self::UpstreamClosed,
+        Self::UpstreamProtocol,
+        Self::UpstreamTimeout,
+    ];
+
     /// Whose fault it is, the status to answer with, and the word for logs and metrics.
     pub fn entry(self) -> (Side, StatusCode, &'static str) {
         use FaultKind as K;

@@ -14,5 +14,17 @@
 pub mod drain;
 pub mod fault;
 pub mod http;
+mod limits;
 pub mod observe;
+mod options;
+mod proxy;
+pub mod snapshot;
 pub mod upstream;
+pub mod worker;
+
+pub use limits::{Http2Limits, Limits};
+pub use options::{
+    AccessLog, AccessLogFormat, AccessLogTarget, BindMode, DrainTimes, Options, StatusSource, Tracing,
+};
+pub use proxy::{Applied, AppliedPort, Drained, FailedListener, Proxy, StartError};
+pub use snapshot::Snapshot;

@@ -1,23 +1,22 @@
 //! Seeing what the proxy does: access log, metrics, traces.
+//!
+//! ```text
+//! request ─► Exchange (per request) ── drop ─► Shards of its listener, rule and backend   ◄── scrape
+//!                                         └──► Record ─► bounded channel ─► log thread ─► file, OTLP
+//! ```
+//!
+//! A request never waits for any of it: counters are plain stores of the worker's own, and a record that
+//! finds its channel full is dropped and counted.
 
-use crate::fault::FaultKind;
+mod counter;
+mod exchange;
+mod metrics;
+mod recorder;
+mod series;
+mod trace;
 
-/// The record of one exchange. Created when a request begins, handed to the engine with the response, and
-/// closed when it is dropped: that is when the access log line is written and the metrics are counted.
-#[derive(Debug, Default)]
-pub struct Exchange {
-    /// Body bytes sent to the client.
-    pub sent: u64,
-    /// What went wrong while the response was sent, if anything.
-    pub fault: Option<FaultKind>,
-    /// The response was sent to its end.
-    pub complete: bool,
-}
-
-impl Exchange {
-    /// The engine has written this many bytes of the body.
-    #[inline]
-    pub fn count_sent(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
-    }
-}
+pub use counter::{BUCKETS, Counter, Gauge, Histogram};
+pub use exchange::Exchange;
+pub use metrics::Metrics;
+pub use recorder::{Counts, Handshake, Recorder};
+pub use series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Series, Shard};

@@ -1,0 +1,95 @@
+//! What the proxy takes from clients before it says no. Every limit is on by default; the defaults are safe
+//! for a gateway that faces the internet, and documented here, where they are.
+
+use std::time::Duration;
+
+/// Limits on the client's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that the whole proxy holds at once; more are closed as soon as they are accepted.
+    /// 65,536, or three quarters of the process's limit on open files where that is less.
+    pub connections: usize,
+    /// For a TLS handshake, from the accepted connection to its end. 10 s.
+    pub handshake_timeout: Duration,
+    /// For a request's head, from its first byte to its end; for the first head of a connection from the
+    /// moment that it is ready to be read (slowloris). 30 s.
+    pub head_timeout: Duration,
+    /// How long an HTTP/1.1 connection may wait for its next request. 75 s.
+    pub idle_timeout: Duration,
+    /// How long a request's body may make no progress while it is waited for. 60 s.
+    pub body_timeout: Duration,
+    /// How long a client may take nothing of a response that waits for it. 60 s.
+    pub send_timeout: Duration,
+    /// Bytes of a request's head: request line and headers. 64 KiB.
+    pub head_bytes: usize,
+    /// Bytes of a request's target (path and query). 16 KiB.
+    pub target_bytes: usize,
+    /// Header lines of a request. 128.
+    pub header_lines: usize,
+    /// HTTP/2.
+    pub http2: Http2Limits,
+}
+
+/// Limits of a client's HTTP/2 connection (RFC 9113).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http2Limits {
+    /// Streams that a client may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS). 128.
+    pub concurrent_streams: u32,
+    /// Bytes that a client may send on a stream ahead of our reading. 64 KiB.
+    pub stream_window: u32,
+    /// Bytes that a client may send on all streams of a connection ahead of our reading. 1 MiB.
+    pub connection_window: u32,
+    /// Bytes of the longest frame that is taken (SETTINGS_MAX_FRAME_SIZE). 16 KiB.
+    pub frame_bytes: u32,
+    /// Bytes of a stream's response that wait for the client. 128 KiB.
+    pub send_buffer: usize,
+    /// Streams that the client reset before they were served, at once; more end the connection with
+    /// ENHANCE_YOUR_CALM (CVE-2023-44487). 20.
+    pub pending_resets: usize,
+    /// Streams that the proxy had to reset because of the client's errors, over the life of the connection;
+    /// more end it with ENHANCE_YOUR_CALM (CVE-2025-8671). 256.
+    pub own_resets: usize,
+    /// How long a connection without streams stays open. 5 min.
+    pub idle_timeout: Duration,
+    /// How long a connection with open streams may be silent before it is asked with a PING. 30 s.
+    pub ping_interval: Duration,
+    /// How long the answer to that PING may take. 15 s.
+    pub ping_timeout: Duration,
+    /// After this time a connection is closed gracefully, so that clients spread again. None.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            handshake_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
+            head_bytes: 64 * 1024,
+            target_bytes: 16 * 1024,
+            header_lines: 128,
+            http2: Http2Limits::default(),
+        }
+    }
+}
+
+impl Default for Http2Limits {
+    fn default() -> Self {
+        Self {
+            concurrent_streams: 128,
+            stream_window: 64 * 1024,
+            connection_window: 1024 * 1024,
+            frame_bytes: 16 * 1024,
+            send_buffer: 128 * 1024,
+            pending_resets: 20,
+            own_resets: 256,
+            idle_timeout: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(15),
+            max_age: None,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The record of one exchange.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::StatusCode;
+use portway_plan::{BackendKey, Source};
+
+use super::recorder::Recorder;
+use super::series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Shard};
+use super::trace::Span;
+use crate::fault::{Fault, FaultKind};
+use crate::http::{Headers, Request, Scheme, Version};
+
+/// The record of one exchange. Created when a request begins, handed to the engine with the response, and
+/// closed when it is dropped: that is when the access log line is written and the metrics are counted.
+///
+/// It costs a few stores per request; text is made later, on the thread that writes the log.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    /// Body bytes sent to the client.
+    pub sent: u64,
+    /// Body bytes of the request that were sent on.
+    pub received: u64,
+    /// What went wrong, if anything. Whoever meets the fault first sets it.
+    pub fault: Option<FaultKind>,
+    /// The response was sent to its end.
+    pub complete: bool,
+    /// The status of the response; `None` until there is one.
+    pub status: Option<StatusCode>,
+    /// How many tries there were.
+    pub tries: u32,
+    begun: Option<Begun>,
+    listener: Option<Arc<Shard<Source>>>,
+    rule: Option<Arc<Shard<RuleLabels>>>,
+    backend: Option<Arc<Shard<BackendKey>>>,
+    details: Option<Box<Details>>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    recorder: Rc<Recorder>,
+    at: Instant,
+}
+
+/// What only logs and traces need; kept when one of them is on.
+#[derive(Debug)]
+pub(super) struct Details {
+    pub(super) time: SystemTime,
+    pub(super) peer: SocketAddr,
+    pub(super) method: http::Method,
+    pub(super) scheme: Scheme,
+    pub(super) host: Bytes,
+    pub(super) target: Bytes,
+    pub(super) version: Version,
+    pub(super) referer: Option<Bytes>,
+    pub(super) user_agent: Option<Bytes>,
+    pub(super) server_name: Option<Arc<str>>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) request_id: Option<Bytes>,
+    pub(super) detail: Option<Box<str>>,
+    pub(super) try_begun: Option<(Instant, SystemTime)>,
+    pub(super) upstream: Option<Duration>,
+    pub(super) span: Option<Box<Span>>,
+}
+
+/// A finished exchange, on its way to the thread that writes logs.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) details: Box<Details>,
+    pub(super) duration: Duration,
+    pub(super) status: Option<StatusCode>,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) tries: u32,
+    pub(super) fault: Option<FaultKind>,
+    pub(super) complete: bool,
+    pub(super) listener: Option<Arc<Source>>,
+    pub(super) rule: Option<Arc<RuleLabels>>,
+    pub(super) backend: Option<Arc<BackendKey>>,
+}
+
+impl Exchange {
+    /// Begins the record of a request.
+    pub fn begin(recorder: &Rc<Recorder>, request: &Request) -> Box<Self> {
+        recorder.counts.in_flight.add(1);
+        let details = recorder.wants_details().then(|| {
+            let head = &request.head;
+            let bytes = |name| head.headers.get(name).map(Bytes::copy_from_slice);
+            Box::new(Details {
+                time: SystemTime::now(),
+                peer: request.connection.peer,
+                method: head.method.clone(),
+                scheme: head.scheme,
+                host: head.authority.text().clone(),
+                target: head.target.text().clone(),
+                version: head.version,
+                referer: bytes("referer"),
+                user_agent: bytes("user-agent"),
+                server_name: request.connection.tls.as_ref().and_then(|tls| tls.server_name.clone()),
+                endpoint: None,
+                request_id: None,
+                detail: None,
+                try_begun: None,
+                upstream: None,
+                span: recorder.begin_span(&head.headers),
+            })
+        });
+        let begun = Some(Begun { recorder: recorder.clone(), at: Instant::now() });
+        let mut exchange = Box::new(Self::default());
+        (exchange.begun, exchange.details) = (begun, details);
+        exchange
+    }
+
+    /// When the request began; now, for a record that nobody keeps.
+    pub fn begun(&self) -> Instant {
+        self.begun.as_ref().map_or_else(Instant::now, |b| b.at)
+    }
+
+    /// The listener that took the request.
+    pub fn set_listener(&mut self, listener: &ListenerMetrics) {
+        self.listener = self.begun.as_ref().map(|b| listener.shard(b.recorder.worker).clone());
+    }
+
+    /// The rule that the request matched.
+    pub fn set_rule(&mut self, rule: &RuleMetrics) {
+        self.rule = self.begun.as_ref().map(|b| rule.shard(b.recorder.worker).clone());
+    }
+
+    /// The backend that was chosen for it.
+    pub fn set_backend(&mut self, backend: &BackendMetrics) {
+        self.backend = self.begun.as_ref().map(|b| backend.shard(b.recorder.worker).clone());
+    }
+
+    /// The request's id, for the log.
+    pub fn set_request_id(&mut self, id: impl FnOnce() -> Bytes) {
+        if let Some(details) = &mut self.details {
+            details.request_id = Some(id());
+        }
+    }
+
+    /// A try begins. When traces are on and this one is, `headers` get the `traceparent` of the try.
+    pub fn begin_try(&mut self, endpoint: SocketAddr, headers: &mut Headers) {
+        self.tries += 1;
+        if self.tries > 1 {
+            self.rule.iter().for_each(|s| s.retries.add(1));
+            self.backend.iter().for_each(|s| s.retries.add(1));
+        }
+        if let Some(details) = &mut self.details {
+            details.endpoint = Some(endpoint);
+            details.try_begun = Some((Instant::now(), SystemTime::now()));
+            if let Some(span) = &mut details.span {
+                span.begin_try(endpoint, headers);
+            }
+        }
+    }
+
+    /// A try ends, with the head of the backend's response or a fault. `took` is the time since its begin.
+    pub fn end_try(&mut self, took: Duration, outcome: Result<StatusCode, FaultKind>) {
+        self.backend.iter().for_each(|s| s.try_duration.record(took));
+        if let Some(details) = &mut self.details {
+            details.upstream = Some(took);
+            if let (Some(span), Some((_, begun))) = (&mut details.span, details.try_begun.take()) {
+                span.end_try(begun, took, outcome);
+            }
+        }
+    }
+
+    /// A fault that decides the answer.
+    pub fn set_fault(&mut self, fault: &Fault) {
+        self.fault = Some(fault.kind);
+        if let (Some(details), Some(detail)) = (&mut self.details, &fault.detail) {
+            details.detail = Some(detail.clone());
+        }
+    }
+
+    /// The engine has written this many bytes of the body.
+    #[inline]
+    pub fn count_sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Some(Begun { recorder, at }) = self.begun.take() else { return };
+        let duration = at.elapsed();
+        let counts = &recorder.counts;
+        counts.in_flight.add(-1);
+        if self.status.is_none() && self.fault.is_none() {
+            self.fault = Some(FaultKind::ClientGone);
+        }
+        if let Some(fault) = self.fault {
+            counts.fault(fault);
+        }
+        let status = self.status.map_or(0, |s| s.as_u16());
+        counts.status(status);
+        counts.duration.record(duration);
+        let class = usize::from(status / 100).min(5);
+        self.listener.iter().for_each(|s| s.finished(class, duration, self.sent, self.received));
+        self.rule.iter().for_each(|s| s.finished(class, duration, self.sent, self.received));
+        self.backend.iter().for_each(|s| s.finished(class, duration, self.sent, self.received));
+        let Some(details) = self.details.take() else { return };
+        recorder.finish(Record {
+            details,
+            duration,
+            status: self.status,
+            sent: self.sent,
+            received: self.received,
+            tries: self.tries,
+            fault: self.fault,
+            complete: self.complete,
+            listener: self.listener.as_ref().and_then(|s| s.labels.clone()),
+            rule: self.rule.as_ref().and_then(|s| s.labels.clone()),
+            backend: self.backend.as_ref().and_then(|s| s.labels.clone()),
+        });
+    }
+}
+
+impl<L> Shard<L> {
+    #[inline]
+    fn finished(&self, class: usize, duration: Duration, sent: u64, received: u64) {
+        self.classes[class].add(1);
+        self.duration.record(duration);
+        self.sent.add(sent);
+        self.received.add(received);
+    }
+}
