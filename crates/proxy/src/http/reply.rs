@@ -46,9 +46,12 @@ fn grpc_status(kind: FaultKind) -> &'static str {
         FaultKind::NoRoute | FaultKind::NotImplemented | FaultKind::Misdirected => UNIMPLEMENTED,
         FaultKind::RequestTimeout | FaultKind::UpstreamTimeout => DEADLINE_EXCEEDED,
         FaultKind::HeadersTooLarge => RESOURCE_EXHAUSTED,
-        FaultKind::BadRequest | FaultKind::TargetTooLong | FaultKind::ClientGone | FaultKind::Internal => {
-            INTERNAL
-        }
+        FaultKind::BadRequest
+        | FaultKind::TargetTooLong
+        | FaultKind::ExpectationFailed
+        | FaultKind::VersionNotSupported
+        | FaultKind::ClientGone
+        | FaultKind::Internal => INTERNAL,
         // GRPCRouteRule backendRefs: what would be 500 for HTTP is UNAVAILABLE.
         FaultKind::InvalidRoute
         | FaultKind::Overloaded
