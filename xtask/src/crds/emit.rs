@@ -1,6 +1,6 @@
 //! From named types to Rust.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::names;
@@ -54,13 +54,16 @@ pub(super) fn modules(types: &Types) -> anyhow::Result<BTreeMap<String, String>>
     }
     let mut files: BTreeMap<String, String> = bodies
         .into_iter()
-        .map(|(module, body)| (format!("{module}.rs"), format!("{HEADER}{}{body}", imports(&module, &body))))
+        .map(|(module, body)| {
+            let imports = imports(types, &module, &body);
+            (format!("{module}.rs"), format!("{HEADER}{imports}{body}"))
+        })
         .collect();
     files.insert("mod.rs".to_owned(), root);
     Ok(files)
 }
 
-fn imports(module: &str, body: &str) -> String {
+fn imports(types: &Types, module: &str, body: &str) -> String {
     let mut out = String::new();
     if body.contains("BTreeMap<") {
         out.push_str("use std::collections::BTreeMap;\n\n");
@@ -69,7 +72,17 @@ fn imports(module: &str, body: &str) -> String {
         out.push_str("use serde::{Deserialize, Serialize};\n\n");
     }
     if module != "shared" {
-        out.push_str("#[allow(clippy::wildcard_imports, unused_imports)]\nuse super::shared::*;\n");
+        let is_type = |word: &&str| types.definitions.get(*word).is_some_and(|named| named.kinds.len() > 1);
+        let code = body.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let words = code.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()));
+        let shared: BTreeSet<&str> = words.filter(is_type).collect();
+        if !shared.is_empty() {
+            let _ = writeln!(
+                out,
+                "use super::shared::{{{}}};",
+                shared.into_iter().collect::<Vec<_>>().join(", ")
+            );
+        }
     }
     if body.contains("open_enum!") {
         out.push_str("use crate::open_enum;\n");
@@ -123,7 +136,7 @@ fn item(types: &Types, name: &str, definition: &Definition) -> String {
     match &definition.shape {
         Shape::Enum(values) => {
             out.push_str("open_enum! {\n");
-            document(&mut out, "", &definition.doc, name);
+            document(&mut out, "    ", &definition.doc, name);
             let _ = writeln!(out, "    pub enum {name} {{");
             for value in values {
                 let _ =

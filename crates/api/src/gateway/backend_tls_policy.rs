@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{BackendTLSPolicyValidation, PolicyStatus};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// BackendTLSPolicy provides a way to configure how a Gateway connects to a Backend via TLS.

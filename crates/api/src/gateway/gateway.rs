@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{
+    Condition, FromNamespaces, GatewayDefaultScope, LabelSelector, Listener, ListenerStatus,
+    SecretObjectReference,
+};
 use crate::object::{Kind, KindId, KindInfo, Object};
 use crate::open_enum;
 
@@ -74,8 +76,8 @@ pub struct FrontendTLSValidation {
 }
 
 open_enum! {
-/// FrontendValidationMode defines the mode for validating the client certificate. There are two possible
-/// modes:
+    /// FrontendValidationMode defines the mode for validating the client certificate. There are two
+    /// possible modes:
     pub enum FrontendValidationModeType {
         /// `AllowValidOnly`.
         AllowValidOnly = "AllowValidOnly",

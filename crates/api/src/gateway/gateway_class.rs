@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{Condition, ParametersReference, SupportedFeature};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// GatewayClass describes a class of Gateways available to the user for creating Gateway resources.

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{
+    GatewayDefaultScope, HTTPHeaderFilter, HTTPHeaderMatch, HTTPRequestMirrorFilter, LocalObjectReference,
+    ParentReference, RouteStatus, SessionPersistence,
+};
 use crate::object::{Kind, KindId, KindInfo, Object};
 use crate::open_enum;
 
@@ -80,8 +82,8 @@ pub struct GRPCMethodMatch {
 }
 
 open_enum! {
-/// Type specifies how to match against the service and/or method. Support: Core (Exact with service and
-/// method specified)
+    /// Type specifies how to match against the service and/or method. Support: Core (Exact with service
+    /// and method specified)
     pub enum GRPCMethodMatchType {
         /// `Exact`.
         Exact = "Exact",
@@ -119,8 +121,8 @@ pub struct GRPCRouteFilter {
 }
 
 open_enum! {
-/// Type identifies the type of filter to apply. As with other API fields, types are classified into three
-/// conformance levels:
+    /// Type identifies the type of filter to apply. As with other API fields, types are classified into
+    /// three conformance levels:
     pub enum GRPCRouteFilterType {
         /// `ResponseHeaderModifier`.
         ResponseHeaderModifier = "ResponseHeaderModifier",

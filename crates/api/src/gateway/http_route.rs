@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{
+    GatewayDefaultScope, HTTPExternalAuthFilter, HTTPHeaderFilter, HTTPHeaderMatch, HTTPRequestMirrorFilter,
+    LocalObjectReference, ParentReference, RouteStatus, SessionPersistence,
+};
 use crate::object::{Kind, KindId, KindInfo, Object};
 use crate::open_enum;
 
@@ -92,8 +94,8 @@ pub struct HTTPCORSFilter {
 }
 
 open_enum! {
-/// Method specifies HTTP method matcher. When specified, this route will be matched only if the request
-/// has the specified method.
+    /// Method specifies HTTP method matcher. When specified, this route will be matched only if the
+    /// request has the specified method.
     pub enum HTTPMethod {
         /// `GET`.
         Get = "GET",
@@ -117,7 +119,7 @@ open_enum! {
 }
 
 open_enum! {
-/// `HTTPMethodWithWildcard`.
+    /// `HTTPMethodWithWildcard`.
     pub enum HTTPMethodWithWildcard {
         /// `GET`.
         Get = "GET",
@@ -175,7 +177,8 @@ pub struct HTTPPathModifier {
 }
 
 open_enum! {
-/// Type defines the type of path modifier. Additional types may be added in a future release of the API.
+    /// Type defines the type of path modifier. Additional types may be added in a future release of the
+    /// API.
     pub enum HTTPPathModifierType {
         /// `ReplaceFullPath`.
         ReplaceFullPath = "ReplaceFullPath",
@@ -199,8 +202,8 @@ pub struct HTTPQueryParamMatch {
 }
 
 open_enum! {
-/// Scheme is the scheme to be used in the value of the `Location` header in the response. When empty, the
-/// scheme of the request is used.
+    /// Scheme is the scheme to be used in the value of the `Location` header in the response. When empty,
+    /// the scheme of the request is used.
     pub enum HTTPRedirectScheme {
         /// `http`.
         Http = "http",
@@ -277,8 +280,8 @@ pub struct HTTPRouteFilter {
 }
 
 open_enum! {
-/// Type identifies the type of filter to apply. As with other API fields, types are classified into three
-/// conformance levels:
+    /// Type identifies the type of filter to apply. As with other API fields, types are classified into
+    /// three conformance levels:
     pub enum HTTPRouteFilterType {
         /// `RequestHeaderModifier`.
         RequestHeaderModifier = "RequestHeaderModifier",
@@ -427,7 +430,7 @@ pub struct HTTPURLRewriteFilter {
 }
 
 open_enum! {
-/// Type specifies how to match against the path Value.
+    /// Type specifies how to match against the path Value.
     pub enum PathMatchType {
         /// `Exact`.
         Exact = "Exact",
@@ -439,7 +442,7 @@ open_enum! {
 }
 
 open_enum! {
-/// Type specifies how to match against the value of the query parameter.
+    /// Type specifies how to match against the value of the query parameter.
     pub enum QueryParamMatchType {
         /// `Exact`.
         Exact = "Exact",

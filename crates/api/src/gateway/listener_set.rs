@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{Condition, Listener, ListenerStatus};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// ListenerSet defines a set of additional listeners to attach to an existing Gateway. This resource

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// ReferenceGrant identifies kinds of resources in other namespaces that are trusted to reference the

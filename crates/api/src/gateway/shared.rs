@@ -128,7 +128,7 @@ pub struct Condition {
 }
 
 open_enum! {
-/// status of the condition, one of True, False, Unknown.
+    /// status of the condition, one of True, False, Unknown.
     pub enum ConditionStatus {
         /// `True`.
         True = "True",
@@ -160,9 +160,9 @@ pub struct CookieConfig {
 }
 
 open_enum! {
-/// LifetimeType specifies whether the cookie has a permanent or session-based lifetime. A permanent
-/// cookie persists until its specified expiry time, defined by the Expires or Max-Age cookie attributes,
-/// while a session cookie is deleted when the current session ends.
+    /// LifetimeType specifies whether the cookie has a permanent or session-based lifetime. A permanent
+    /// cookie persists until its specified expiry time, defined by the Expires or Max-Age cookie
+    /// attributes, while a session cookie is deleted when the current session ends.
     pub enum CookieLifetimeType {
         /// `Permanent`.
         Permanent = "Permanent",
@@ -195,7 +195,7 @@ pub struct Fraction {
 }
 
 open_enum! {
-/// From indicates where ListenerSets can attach to this Gateway. Possible values are:
+    /// From indicates where ListenerSets can attach to this Gateway. Possible values are:
     pub enum FromNamespaces {
         /// `All`.
         All = "All",
@@ -219,8 +219,9 @@ pub struct GRPCAuthConfig {
 }
 
 open_enum! {
-/// DefaultScope, when set, configures the Gateway as a default Gateway, meaning it will dynamically and
-/// implicitly have Routes (e.g. HTTPRoute) attached to it, according to the scope configured here.
+    /// DefaultScope, when set, configures the Gateway as a default Gateway, meaning it will dynamically
+    /// and implicitly have Routes (e.g. HTTPRoute) attached to it, according to the scope configured
+    /// here.
     pub enum GatewayDefaultScope {
         /// `All`.
         All = "All",
@@ -329,8 +330,8 @@ pub struct HTTPRequestMirrorFilter {
 }
 
 open_enum! {
-/// ExternalAuthProtocol describes which protocol to use when communicating with an ext\_authz
-/// authorization server.
+    /// ExternalAuthProtocol describes which protocol to use when communicating with an ext\_authz
+    /// authorization server.
     pub enum HTTPRouteExternalAuthProtocol {
         /// `HTTP`.
         Http = "HTTP",
@@ -349,7 +350,7 @@ pub struct HeaderConfig {
 }
 
 open_enum! {
-/// Type specifies how to match against the value of the header.
+    /// Type specifies how to match against the value of the header.
     pub enum HeaderMatchType {
         /// `Exact`.
         Exact = "Exact",
@@ -459,8 +460,8 @@ pub struct ListenerFilter {
 }
 
 open_enum! {
-/// Type identifies which variant of the discriminated union below is populated. Uses the same
-/// union-discriminator pattern as HTTPRouteFilter and GRPCRouteFilter.
+    /// Type identifies which variant of the discriminated union below is populated. Uses the same
+    /// union-discriminator pattern as HTTPRouteFilter and GRPCRouteFilter.
     pub enum ListenerFilterType {
         /// `ExternalAuth`.
         ExternalAuth = "ExternalAuth",
@@ -699,8 +700,8 @@ pub struct SessionPersistence {
 }
 
 open_enum! {
-/// Type defines the type of session persistence such as through the use of a header or cookie. Defaults
-/// to cookie based session persistence.
+    /// Type defines the type of session persistence such as through the use of a header or cookie.
+    /// Defaults to cookie based session persistence.
     pub enum SessionPersistenceType {
         /// `Cookie`.
         Cookie = "Cookie",
@@ -728,7 +729,7 @@ pub struct SubjectAltName {
 }
 
 open_enum! {
-/// Type determines the format of the Subject Alternative Name. Always required.
+    /// Type determines the format of the Subject Alternative Name. Always required.
     pub enum SubjectAltNameType {
         /// `Hostname`.
         Hostname = "Hostname",
@@ -746,8 +747,8 @@ pub struct SupportedFeature {
 }
 
 open_enum! {
-/// Mode defines the TLS behavior for the TLS session initiated by the client. There are two possible
-/// modes:
+    /// Mode defines the TLS behavior for the TLS session initiated by the client. There are two possible
+    /// modes:
     pub enum TLSModeType {
         /// `Terminate`.
         Terminate = "Terminate",

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{GatewayDefaultScope, L4RouteRule, ParentReference, RouteStatus};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// TCPRoute provides a way to route TCP requests. When combined with a Gateway listener, it can be used

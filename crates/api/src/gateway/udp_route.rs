@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{GatewayDefaultScope, L4RouteRule, ParentReference, RouteStatus};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// UDPRoute provides a way to route UDP traffic. When combined with a Gateway listener, it can be used to

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{
+    BackendTLSPolicyValidation, Condition, ParentReference, SecretObjectReference, SessionPersistence,
+};
 use crate::object::{Kind, KindId, KindInfo, Object};
 use crate::open_enum;
 
@@ -58,7 +59,7 @@ pub struct BackendPort {
 }
 
 open_enum! {
-/// Protocol defines the protocol for backend communication.
+    /// Protocol defines the protocol for backend communication.
     pub enum BackendProtocol {
         /// `TCP`.
         Tcp = "TCP",
@@ -136,7 +137,7 @@ pub struct BackendTLS {
 }
 
 open_enum! {
-/// Mode defines the TLS mode for the backend connection.
+    /// Mode defines the TLS mode for the backend connection.
     pub enum BackendTLSMode {
         /// `None`.
         None = "None",
@@ -148,7 +149,7 @@ open_enum! {
 }
 
 open_enum! {
-/// Type defines the backend type.
+    /// Type defines the backend type.
     pub enum BackendType {
         /// `ExternalHostname`.
         ExternalHostname = "ExternalHostname",

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{PolicyStatus, SessionPersistence};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// XBackendTrafficPolicy defines the configuration for how traffic to a target backend should be handled.

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{Condition, ParametersReference, SupportedFeature};
 use crate::object::{Kind, KindId, KindInfo, Object};
 
 /// XMesh defines mesh-wide characteristics of a GAMMA-compliant service mesh.

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-#[allow(clippy::wildcard_imports, unused_imports)]
-use super::shared::*;
+use super::shared::{BackendObjectReference, Fraction, HTTPHeader, LocalObjectReference, PolicyStatus};
 use crate::object::{Kind, KindId, KindInfo, Object};
 use crate::open_enum;
 
@@ -28,8 +27,8 @@ impl Kind for XTelemetryPolicy {
 }
 
 open_enum! {
-/// SourceType specifies where the attribute value comes from. Valid values are "Header", "Literal", or
-/// "Attribute".
+    /// SourceType specifies where the attribute value comes from. Valid values are "Header", "Literal",
+    /// or "Attribute".
     pub enum AttributeSourceType {
         /// `Header`.
         Header = "Header",
@@ -118,8 +117,8 @@ pub struct TracingConfig {
 }
 
 open_enum! {
-/// Mode explicitly controls if tracing is enabled. Valid values are "Enabled", "Disabled",
-/// "ImplementationDefault".
+    /// Mode explicitly controls if tracing is enabled. Valid values are "Enabled", "Disabled",
+    /// "ImplementationDefault".
     pub enum TracingMode {
         /// `Enabled`.
         Enabled = "Enabled",
