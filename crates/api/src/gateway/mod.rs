@@ -3,6 +3,7 @@
 //! The Gateway API's kinds, and the types of their fields.
 
 mod backend_tls_policy;
+#[allow(clippy::module_inception, reason = "the kind Gateway is one of them")]
 mod gateway;
 mod gateway_class;
 mod grpc_route;
