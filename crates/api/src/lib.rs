@@ -1,13 +1,20 @@
-//! The YAML world: the Gateway API's kinds and the core kinds that Portway reads, and their names.
+//! The YAML world: documents with their places, the Gateway API's kinds and the core kinds that Portway
+//! reads, their names, and their validation.
 //!
 //! ```text
+//! text ──yaml──► Document ──validate──► defaults applied, Diagnostics ──serde──► Object<Spec, Status>
+//!
 //! CRDs ──xtask──► gateway (generated types) ─┐
 //! k8s-openapi ──► core (slim core kinds)  ───┴─► Object<Spec, Status>, named by ObjectKey
 //! ```
+#![forbid(unsafe_code)]
 
 pub mod core;
 pub mod crds;
+pub mod diagnostic;
 pub mod gateway;
 pub mod object;
+pub mod path;
+pub mod yaml;
 
 mod open_enum;
