@@ -4,7 +4,7 @@
 //! nothing else, so each filter is written once.
 
 pub mod body;
-
+pub mod filters;
 pub mod h1;
 pub mod h2;
 pub mod headers;

@@ -1,0 +1,224 @@
+//! What backends are told about the client: `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and
+//! `X-Request-Id`. Applied before routes are matched, so that nothing a client makes up is ever matched.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use rand::RngCore;
+
+use crate::http::{Connection, Headers, RequestHead, Scheme};
+
+/// The gateway's forwarding headers.
+///
+/// With no trusted hops, whatever the client says about itself goes: `X-Forwarded-*`, `Forwarded`,
+/// `X-Real-IP`, `X-Envoy-*`, `X-Request-Id`, and their twins with underscores, which some backends cannot
+/// tell from them. With N trusted hops, N proxies of one's own stand in front: the last N entries of
+/// `X-Forwarded-For` are believed and kept, those before them are the client's and go; the other headers
+/// are kept where they are there. `Forwarded` (RFC 7239) always goes, for nobody here adds to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ForwardingHeaders {
+    /// How many proxies in front of this one are one's own.
+    pub trusted_hops: u32,
+}
+
+impl ForwardingHeaders {
+    /// Rewrites the forwarding headers of a request; returns the client's address, as far as it is known.
+    pub fn apply(&self, head: &mut RequestHead, connection: &Connection) -> IpAddr {
+        let peer = connection.peer.ip().to_canonical();
+        let trusted = self.trusted_hops > 0;
+        let (hops, client) = if trusted { self.hops(&head.headers, peer) } else { (peer.to_string(), peer) };
+        head.headers.remove_if(|name, _| drops(name, trusted));
+        let headers = &mut head.headers;
+        headers.append("x-forwarded-for", hops);
+        if !(trusted && headers.contains("x-forwarded-proto")) {
+            headers.append("x-forwarded-proto", head.scheme.as_str());
+        }
+        if !(trusted && headers.contains("x-forwarded-host")) && !head.authority.text().is_empty() {
+            headers.append("x-forwarded-host", head.authority.text().clone());
+        }
+        if !(trusted && headers.contains("x-forwarded-port")) {
+            match connection.port {
+                80 => headers.append("x-forwarded-port", "80"),
+                443 => headers.append("x-forwarded-port", "443"),
+                port => headers.append("x-forwarded-port", port.to_string()),
+            }
+        }
+        if !(trusted && headers.get("x-request-id").is_some_and(sound_id)) {
+            headers.set("x-request-id", request_id());
+        }
+        client
+    }
+
+    /// The believed hops, with the peer as the last, and the first of them: the client.
+    fn hops(&self, headers: &Headers, peer: IpAddr) -> (String, IpAddr) {
+        let mut entries = Vec::new();
+        for line in headers.get_all("x-forwarded-for") {
+            entries.extend(std::str::from_utf8(line).unwrap_or_default().split(',').map(str::trim));
+        }
+        let believed = entries.len().saturating_sub(self.trusted_hops as usize);
+        let mut text = String::new();
+        let mut client = None;
+        for address in entries[believed..].iter().filter_map(|entry| address(entry)) {
+            client.get_or_insert(address);
+            text.push_str(&address.to_string());
+            text.push_str(", ");
+        }
+        text.push_str(&peer.to_string());
+        (text, client.unwrap_or(peer))
+    }
+}
+
+/// An entry of `X-Forwarded-For`: an address, by some proxies with a port.
+fn address(entry: &str) -> Option<IpAddr> {
+    let bare = entry.trim_start_matches('[').trim_end_matches(']');
+    let parsed = bare.parse().ok().or_else(|| Some(entry.parse::<std::net::SocketAddr>().ok()?.ip()));
+    parsed.map(|address: IpAddr| address.to_canonical())
+}
+
+/// Whether a header of the client goes.
+fn drops(name: &[u8], trusted: bool) -> bool {
+    // Most names end here.
+    if !matches!(name.first(), Some(b'x' | b'X' | b'f' | b'F')) {
+        return false;
+    }
+    if name.eq_ignore_ascii_case(b"forwarded") {
+        return true;
+    }
+    let twin = name.contains(&b'_');
+    let is =
+        |wanted: &[u8]| name.len() == wanted.len() && name.iter().zip(wanted).all(|(n, w)| fold(*n) == *w);
+    let begins =
+        |wanted: &[u8]| name.len() >= wanted.len() && name.iter().zip(wanted).all(|(n, w)| fold(*n) == *w);
+    let listed = begins(b"x-forwarded-") || begins(b"x-envoy-") || is(b"x-real-ip") || is(b"x-request-id");
+    listed && (!trusted || twin || is(b"x-forwarded-for"))
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
+}
+
+/// Whether the id of a trusted hop can be passed on and logged.
+fn sound_id(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// A random UUID (RFC 9562 section 5.4).
+fn request_id() -> Bytes {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut random = [0; 16];
+    rand::rng().fill_bytes(&mut random);
+    random[6] = random[6] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
+    let mut text = Vec::with_capacity(36);
+    for (i, byte) in random.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push(b'-');
+        }
+        text.push(DIGITS[usize::from(byte >> 4)]);
+        text.push(DIGITS[usize::from(byte & 15)]);
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::request;
+    use super::*;
+
+    fn applied(trusted_hops: u32, url: &str, headers: Headers) -> (Headers, IpAddr) {
+        let mut head = request("GET", url);
+        head.headers = headers;
+        let connection = Connection {
+            peer: "[::ffff:192.0.2.1]:5000".parse().unwrap(),
+            local: "127.0.0.1:18443".parse().unwrap(),
+            port: if head.scheme == Scheme::Https { 443 } else { 8080 },
+            tls: None,
+        };
+        let client = ForwardingHeaders { trusted_hops }.apply(&mut head, &connection);
+        (head.headers, client)
+    }
+
+    fn text(headers: &Headers, name: &str) -> String {
+        let lines: Vec<_> = headers.get_all(name).map(String::from_utf8_lossy).collect();
+        lines.join(" | ")
+    }
+
+    #[test]
+    fn spoofed_headers_go_in_both_spellings() {
+        let spoofed = Headers::from([
+            ("X-Forwarded-For", "1.1.1.1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("X-FORWARDED_For", "1.1.1.1"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "evil"),
+            ("X-Forwarded-Port", "1"),
+            ("X-Forwarded-Prefix", "/x"),
+            ("Forwarded", "for=1.1.1.1"),
+            ("X-Real-IP", "1.1.1.1"),
+            ("x_real_ip", "1.1.1.1"),
+            ("X-Envoy-Internal", "true"),
+            ("X-Envoy_Original-Path", "/x"),
+            ("X-Request-Id", "mine"),
+            ("X_Request_Id", "mine"),
+            ("Accept", "*/*"),
+            ("X-Forwarde", "kept"),
+        ]);
+        let (headers, client) = applied(0, "http://Shop.example:81/", spoofed);
+        let names: Vec<_> = headers.iter().map(|(n, _)| String::from_utf8_lossy(n).into_owned()).collect();
+        assert_eq!(
+            names,
+            [
+                "Accept",
+                "X-Forwarde",
+                "x-forwarded-for",
+                "x-forwarded-proto",
+                "x-forwarded-host",
+                "x-forwarded-port",
+                "x-request-id",
+            ]
+        );
+        assert_eq!(text(&headers, "x-forwarded-for"), "192.0.2.1");
+        assert_eq!(text(&headers, "x-forwarded-proto"), "http");
+        assert_eq!(text(&headers, "x-forwarded-host"), "Shop.example:81");
+        assert_eq!(text(&headers, "x-forwarded-port"), "8080");
+        assert_eq!(client.to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn trusted_hops_are_believed_and_no_more() {
+        let from = || {
+            Headers::from([
+                ("X-Forwarded-For", "6.6.6.6, 10.0.0.1:99"),
+                ("x-forwarded-for", "[2001:db8::1]"),
+                ("X-Forwarded-Proto", "https"),
+                ("X_Forwarded_For", "6.6.6.6"),
+                ("Forwarded", "for=6.6.6.6"),
+                ("X-Request-Id", "abc"),
+            ])
+        };
+        let (headers, client) = applied(1, "http://a/", from());
+        assert_eq!(text(&headers, "x-forwarded-for"), "2001:db8::1, 192.0.2.1");
+        assert_eq!(client.to_string(), "2001:db8::1");
+        let (headers, client) = applied(2, "http://a/", from());
+        assert_eq!(text(&headers, "x-forwarded-for"), "10.0.0.1, 2001:db8::1, 192.0.2.1");
+        assert_eq!(client.to_string(), "10.0.0.1");
+        assert_eq!(text(&headers, "x-forwarded-proto"), "https");
+        assert_eq!(text(&headers, "x-forwarded-host"), "a");
+        assert_eq!(text(&headers, "x-request-id"), "abc");
+        assert!(!headers.contains("forwarded") && !headers.contains("x_forwarded_for"));
+        let (_, client) = applied(2, "http://a/", Headers::default());
+        assert_eq!(client.to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn request_ids_are_uuids_and_differ() {
+        let (first, _) = applied(0, "https://a/", Headers::default());
+        let (second, _) = applied(1, "https://a/", Headers::from([("x-request-id", "a b")]));
+        let (a, b) = (text(&first, "x-request-id"), text(&second, "x-request-id"));
+        assert_ne!(a, b);
+        for id in [a, b] {
+            assert_eq!((id.len(), id.as_bytes()[14]), (36, b'4'), "{id}");
+        }
+        assert_eq!(text(&first, "x-forwarded-port"), "443");
+    }
+}
