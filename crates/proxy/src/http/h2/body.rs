@@ -15,15 +15,15 @@ use crate::http::{Body, BodySource, Frame};
 pub struct Incoming {
     stream: RecvStream,
     remaining: Option<u64>,
-    /// The fault that a broken stream stands for.
-    broken: fn(&h2::Error) -> Fault,
+    /// The fault that a broken stream stands for, if it is one.
+    broken: fn(&h2::Error) -> Option<Fault>,
     data_ended: bool,
 }
 
 impl Incoming {
     /// The body of a stream; `remaining` as its `content-length` says, which `h2` enforces. `broken` makes
-    /// the fault when the stream or its connection breaks.
-    pub fn new(stream: RecvStream, remaining: Option<u64>, broken: fn(&h2::Error) -> Fault) -> Self {
+    /// the fault when the stream or its connection breaks, or takes that for the body's clean end.
+    pub fn new(stream: RecvStream, remaining: Option<u64>, broken: fn(&h2::Error) -> Option<Fault>) -> Self {
         Self { stream, remaining, broken, data_ended: false }
     }
 }
@@ -42,9 +42,7 @@ impl BodySource for Incoming {
                         return Poll::Ready(Some(Ok(Frame::Data(data))));
                     }
                 }
-                // The peer wants no more of the body and says so without an error
-                // (RFC 9113 section 8.1): for a reader, that is its end cut short.
-                Some(Err(error)) => return Poll::Ready(Some(Err((self.broken)(&error)))),
+                Some(Err(error)) => return Poll::Ready((self.broken)(&error).map(Err)),
                 None => self.data_ended = true,
             }
         }
@@ -57,7 +55,7 @@ impl BodySource for Incoming {
                 Poll::Ready(Some(Ok(Frame::Trailers(Box::new(trailers)))))
             }
             Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err((self.broken)(&error)))),
+            Err(error) => Poll::Ready((self.broken)(&error).map(Err)),
         }
     }
 
