@@ -14,6 +14,7 @@ mod backend;
 mod backends;
 mod connect;
 mod limits;
+mod pool;
 mod resolve;
 mod weights;
 
@@ -21,4 +22,5 @@ pub use backend::{Backend, Endpoint, EndpointId, EndpointSet, InFlight};
 pub use backends::{BackendMap, Backends};
 pub use connect::{Transport, connect};
 pub use limits::Limits;
+pub use pool::{Connection, Lease, Pools, Protocol};
 pub use weights::Weights;

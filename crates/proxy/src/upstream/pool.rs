@@ -1,0 +1,436 @@
+//! One worker's connections to endpoints.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use slab::Slab;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::backend::now_ms;
+use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport, connect};
+use crate::fault::{Fault, FaultKind};
+use crate::http::{h1, h2};
+
+/// How often idle connections and exchanges are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// One worker's connections, by endpoint. Idle HTTP/1.1 connections lie on a stack, so that the warmest is
+/// taken and the others can grow old; HTTP/2 connections are shared.
+pub struct Pools {
+    limits: Limits,
+    endpoints: RefCell<HashMap<EndpointId, Rc<Pool>, BuildHasherDefault<IdHasher>>>,
+    rng: RefCell<SmallRng>,
+    /// Exchanges under way, to be given up when nothing moves.
+    leases: RefCell<Slab<Weak<Lease>>>,
+    /// Counts sweeps: the clock of [`Lease::touch`].
+    sweeps: Cell<u64>,
+}
+
+/// Connections to one endpoint.
+struct Pool {
+    endpoint: Arc<Endpoint>,
+    idle_limit: usize,
+    idle: RefCell<Vec<Idle>>,
+    /// As many as HTTP/1.1 connections may be in use.
+    permits: Arc<Semaphore>,
+    waiting: Cell<usize>,
+    shared: RefCell<Vec<Rc<h2::client::Client>>>,
+    /// Held by whoever opens an HTTP/2 connection, so that others share it.
+    opening: tokio::sync::Mutex<()>,
+    /// When a connect has failed last.
+    failed: Cell<Option<Instant>>,
+    /// Told when HTTP/2 streams end.
+    room: Rc<Notify>,
+    /// The time of the last sweep, which is when connections come back.
+    now: Cell<Instant>,
+}
+
+struct Idle {
+    client: h1::Client<Transport>,
+    since: Instant,
+}
+
+/// Endpoint ids are spread well enough as they are.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The map takes its buckets from both ends of the hash.
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// One try of one request at an endpoint: counted in flight until it is dropped, which is when the
+/// response's body has ended. Takes the connection back.
+pub struct Lease {
+    in_flight: InFlight,
+    pool: Rc<Pool>,
+    permit: RefCell<Option<OwnedSemaphorePermit>>,
+    pools: Weak<Pools>,
+    slot: Cell<usize>,
+    touched: Cell<u64>,
+    expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A connection to send a request on.
+pub enum Connection {
+    /// HTTP/1.1, this request's alone.
+    H1 {
+        /// The connection.
+        client: h1::Client<Transport>,
+        /// It has served requests before.
+        reused: bool,
+    },
+    /// HTTP/2, shared.
+    H2(Rc<h2::client::Client>),
+}
+
+/// What is to be spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/1.1 on a connection that has served nothing yet.
+    H1Fresh,
+    /// HTTP/2 with prior knowledge.
+    H2,
+}
+
+impl Pools {
+    /// No connections yet. A local task closes what has idled for too long, and the idle connections of
+    /// endpoints that leave as soon as `departures` ([`super::Backends::departures`]) changes.
+    ///
+    /// Must be called within a `LocalSet`.
+    pub fn new(limits: Limits, departures: watch::Receiver<u64>) -> Rc<Self> {
+        let pools = Rc::new(Self {
+            limits,
+            endpoints: RefCell::default(),
+            rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
+            leases: RefCell::default(),
+            sweeps: Cell::new(0),
+        });
+        tokio::task::spawn_local(sweep(Rc::downgrade(&pools), departures));
+        pools
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Picks an endpoint for a try and counts it there. An endpoint that was just tried is avoided.
+    ///
+    /// # Errors
+    /// [`FaultKind::NoEndpoints`] when there are none, for a name when it has not been resolved in time.
+    pub async fn lease(
+        self: &Rc<Self>,
+        backend: &Arc<Backend>,
+        tried: Option<EndpointId>,
+    ) -> Result<Rc<Lease>, Fault> {
+        if backend.is_unresolved() {
+            // Only right after the plan that brought the name.
+            let _ = tokio::time::timeout(self.limits.connect_timeout, backend.wait_resolved()).await;
+        }
+        let endpoints = backend.endpoints();
+        let endpoint = endpoints
+            .choose(&mut *self.rng.borrow_mut(), tried)
+            .ok_or_else(|| Fault::new(FaultKind::NoEndpoints, backend.key()))?
+            .clone();
+        drop(endpoints);
+        let pool = self.pool(&endpoint);
+        let mut leases = self.leases.borrow_mut();
+        let slot = leases.vacant_entry();
+        let lease = Rc::new(Lease {
+            in_flight: InFlight::new(backend.clone(), endpoint),
+            pool,
+            permit: RefCell::new(None),
+            pools: Rc::downgrade(self),
+            slot: Cell::new(slot.key()),
+            touched: Cell::new(self.sweeps.get()),
+            expired: Cell::new(false),
+            waker: RefCell::new(None),
+        });
+        slot.insert(Rc::downgrade(&lease));
+        Ok(lease)
+    }
+
+    fn pool(&self, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
+        let mut pools = self.endpoints.borrow_mut();
+        let pool = pools.entry(endpoint.id()).or_insert_with(|| {
+            Rc::new(Pool {
+                endpoint: endpoint.clone(),
+                idle_limit: self.limits.idle_per_endpoint,
+                idle: RefCell::default(),
+                permits: Arc::new(Semaphore::new(self.limits.connections_per_endpoint)),
+                waiting: Cell::new(0),
+                shared: RefCell::default(),
+                opening: tokio::sync::Mutex::new(()),
+                failed: Cell::new(None),
+                room: Rc::new(Notify::new()),
+                now: Cell::new(Instant::now()),
+            })
+        });
+        pool.clone()
+    }
+
+    /// A connection for a try: one that idles, a shared one, or a new one.
+    ///
+    /// # Errors
+    /// [`FaultKind::Connect`] when there is none to be had; [`FaultKind::Overloaded`] when all are in use
+    /// and too many requests wait already, or for too long.
+    pub async fn connection(&self, lease: &Lease, protocol: Protocol) -> Result<Connection, Fault> {
+        if protocol == Protocol::H2 {
+            return lease.pool.shared_connection(&self.limits).await.map(Connection::H2);
+        }
+        let pool = &lease.pool;
+        let permit = match pool.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let permit = pool.permits.clone().acquire_owned();
+                let closed = |_| Fault::from(FaultKind::Overloaded);
+                pool.wait(&self.limits, self.limits.wait_timeout, permit).await?.map_err(closed)?
+            }
+        };
+        lease.permit.replace(Some(permit));
+        if protocol == Protocol::H1 {
+            while let Some(mut idle) = pool.pop_idle() {
+                if idle.client.is_alive() {
+                    return Ok(Connection::H1 { client: idle.client, reused: true });
+                }
+            }
+        }
+        let stream = pool.connect(&self.limits).await?;
+        Ok(Connection::H1 { client: h1::Client::new(stream), reused: false })
+    }
+
+    /// How many HTTP/1.1 connections idle and how many HTTP/2 connections are open.
+    pub fn held(&self) -> (usize, usize) {
+        let pools = self.endpoints.borrow();
+        pools
+            .values()
+            .fold((0, 0), |(h1, h2), pool| (h1 + pool.idle.borrow().len(), h2 + pool.shared.borrow().len()))
+    }
+
+    /// Closes what has idled for too long or leads to endpoints that have left.
+    fn purge(&self) {
+        let now = Instant::now();
+        let mut closing = Vec::new();
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            pool.purge(now, self.limits.idle_timeout, &mut closing);
+            // One that is in use is held by a lease, too.
+            Rc::strong_count(pool) > 1 || !(pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty())
+        });
+    }
+
+    /// Gives up exchanges in which nothing has moved for too long.
+    fn expire(&self) {
+        let now = self.sweeps.get() + 1;
+        self.sweeps.set(now);
+        let most = self.limits.stream_idle_timeout.as_secs().div_ceil(SWEEP.as_secs()).max(1);
+        // Held until the list is free again, since a lease takes itself off it when it is dropped.
+        let leases: Vec<_> = self.leases.borrow().iter().filter_map(|(_, lease)| lease.upgrade()).collect();
+        for lease in leases.iter().filter(|lease| now - lease.touched.get() > most) {
+            lease.expired.set(true);
+            lease.waker.take().into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+async fn sweep(pools: Weak<Pools>, mut departures: watch::Receiver<u64>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick.tick().await;
+    let mut watching = true;
+    loop {
+        let ticked = tokio::select! {
+            changed = departures.changed(), if watching => {
+                // Without a sender there are no changes any more, but connections still grow old.
+                watching = changed.is_ok();
+                false
+            }
+            _ = tick.tick() => true,
+        };
+        let Some(pools) = pools.upgrade() else { return };
+        pools.purge();
+        if ticked {
+            pools.expire();
+        }
+    }
+}
+
+impl Pool {
+    fn pop_idle(&self) -> Option<Idle> {
+        self.idle.borrow_mut().pop()
+    }
+
+    async fn connect(&self, limits: &Limits) -> Result<Transport, Fault> {
+        let result = connect(self.endpoint.address(), limits.connect_timeout).await;
+        match &result {
+            Ok(_) => self.endpoint.connected(),
+            Err(_) => {
+                self.failed.set(Some(Instant::now()));
+                self.endpoint.connect_failed(now_ms());
+            }
+        }
+        result
+    }
+
+    /// Waits among at most as many as the limits allow, for at most as long.
+    async fn wait<T>(
+        &self,
+        limits: &Limits,
+        timeout: Duration,
+        until: impl Future<Output = T>,
+    ) -> Result<T, Fault> {
+        struct Waiting<'a>(&'a Cell<usize>);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        if self.waiting.get() >= limits.waiting_per_endpoint {
+            return Err(Fault::new(FaultKind::Overloaded, "too many requests wait for a connection"));
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = Waiting(&self.waiting);
+        tokio::time::timeout(timeout, until)
+            .await
+            .map_err(|_| Fault::new(FaultKind::Overloaded, "no connection became free in time"))
+    }
+
+    /// An HTTP/2 connection with room for a stream.
+    async fn shared_connection(&self, limits: &Limits) -> Result<Rc<h2::client::Client>, Fault> {
+        if let Some(client) = self.with_room() {
+            return Ok(client);
+        }
+        let begun = Instant::now();
+        // The time for waiting is apart from the time for connecting.
+        self.wait(limits, limits.wait_timeout + limits.connect_timeout, async {
+            loop {
+                let room = self.room.notified();
+                {
+                    let _opening = self.opening.lock().await;
+                    if let Some(client) = self.with_room() {
+                        return Ok(client);
+                    }
+                    if self.failed.get().is_some_and(|failed| failed >= begun) {
+                        // Whoever opened one while this request waited has had no luck.
+                        return Err(Fault::new(FaultKind::Connect, self.endpoint.address()));
+                    }
+                    if self.shared.borrow().len() < limits.h2_connections_per_endpoint {
+                        let stream = self.connect(limits).await?;
+                        let client = h2::client::Client::handshake(stream, self.room.clone()).await?;
+                        let client = Rc::new(client);
+                        if !self.endpoint.is_removed() {
+                            self.shared.borrow_mut().push(client.clone());
+                        }
+                        return Ok(client);
+                    }
+                }
+                room.await;
+            }
+        })
+        .await?
+    }
+
+    fn with_room(&self) -> Option<Rc<h2::client::Client>> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|client| client.is_usable());
+        shared.iter().find(|client| client.has_room()).cloned()
+    }
+
+    fn purge(&self, now: Instant, idle_timeout: Duration, closing: &mut Vec<Idle>) {
+        self.now.set(now);
+        let removed = self.endpoint.is_removed();
+        closing.clear();
+        {
+            let mut idle = self.idle.borrow_mut();
+            // Swapped out, not dropped under the borrow.
+            let all = std::mem::take(&mut *idle);
+            for mut entry in all {
+                if !removed && now.duration_since(entry.since) < idle_timeout && entry.client.is_alive() {
+                    idle.push(entry);
+                } else {
+                    closing.push(entry);
+                }
+            }
+        }
+        self.shared.borrow_mut().retain(|client| {
+            !removed
+                && client.is_usable()
+                && client.idle_since().is_none_or(|since| now.duration_since(since) < idle_timeout)
+        });
+    }
+}
+
+impl Lease {
+    /// Where the try goes.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.in_flight.endpoint()
+    }
+
+    /// Something has moved: the exchange is alive.
+    #[inline]
+    pub fn touch(&self) {
+        if let Some(pools) = self.pools.upgrade() {
+            self.touched.set(pools.sweeps.get());
+        }
+    }
+
+    /// Ready when nothing has moved for too long; else the task is woken when that is so.
+    #[inline]
+    pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.expired.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl h1::Recycle<Transport> for Lease {
+    fn recycle(&self, client: h1::Client<Transport>) {
+        let pool = &self.pool;
+        if pool.endpoint.is_removed() {
+            return;
+        }
+        let mut idle = pool.idle.borrow_mut();
+        if idle.len() < pool.idle_limit {
+            idle.push(Idle { client, since: pool.now.get() });
+        }
+        drop(idle);
+        // Not before the connection can be had: who waits takes it.
+        self.permit.take();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(pools) = self.pools.upgrade()
+            && let Ok(mut leases) = pools.leases.try_borrow_mut()
+        {
+            leases.try_remove(self.slot.get());
+        }
+    }
+}
