@@ -11,6 +11,7 @@ pub mod headers;
 pub mod message;
 pub mod path;
 pub mod reply;
+pub mod route;
 
 pub use body::{Body, BodySource, Frame};
 pub use headers::Headers;

@@ -1,0 +1,179 @@
+//! The entries of one hostname pattern, found by path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use portway_plan::{self as plan, PathMatch};
+use smallvec::SmallVec;
+
+use super::conditions::Conditions;
+use super::regexes::{PathRegexes, RegexCompiler};
+use super::rule::RuleEntry;
+use super::trace::Observer;
+use super::{Compilation, Hasher};
+use crate::http::{RequestHead, path};
+
+/// The compiled entries of one hostname pattern on one listener.
+///
+/// Entries are found by path: exact paths and prefixes by hash, one look for each length that a prefix has;
+/// regular expressions one by one, or in one search where there are many. What is found is tried in the
+/// plan's order, so it is always the first entry of the plan that matches.
+#[derive(Debug)]
+pub struct HostTable {
+    plan: Arc<plan::Host>,
+    entries: Box<[EntryTable]>,
+    exact: HashMap<Box<str>, Indices, Hasher>,
+    prefixes: HashMap<Box<str>, Indices, Hasher>,
+    /// The lengths that prefixes have, the longest first.
+    prefix_lens: Box<[usize]>,
+    regexes: PathRegexes,
+    resolved: bool,
+}
+
+/// Indices of entries, ascending.
+type Indices = SmallVec<[u32; 4]>;
+
+#[derive(Debug)]
+struct EntryTable {
+    rule: Arc<RuleEntry>,
+    conditions: Option<Box<Conditions>>,
+}
+
+impl HostTable {
+    /// Compiles a host. Rules that the previous table of that hostname has are taken from it, with their
+    /// counters.
+    pub(super) fn compile(
+        host: &Arc<plan::Host>,
+        previous: Option<&Self>,
+        with: &Compilation<'_>,
+        compiler: &mut RegexCompiler,
+    ) -> Self {
+        let mut rules: HashMap<*const plan::Rule, Arc<RuleEntry>, Hasher> = HashMap::default();
+        for entry in previous.iter().flat_map(|table| &table.entries).filter(|e| e.rule.is_resolved()) {
+            rules.insert(Arc::as_ptr(entry.rule.plan()), entry.rule.clone());
+        }
+        let mut exact: HashMap<Box<str>, Indices, Hasher> = HashMap::default();
+        let mut prefixes: HashMap<Box<str>, Indices, Hasher> = HashMap::default();
+        let mut regexes = Vec::new();
+        let mut entries = Vec::with_capacity(host.entries.len());
+        for (index, entry) in (0u32..).zip(&host.entries) {
+            let rule = rules
+                .entry(Arc::as_ptr(&entry.rule))
+                .or_insert_with(|| Arc::new(RuleEntry::compile(&entry.rule, with)))
+                .clone();
+            let conditions = Conditions::compile(entry, rule.filters().has_cors(), compiler);
+            entries.push(EntryTable { rule, conditions });
+            let (map, path) = match &entry.path {
+                PathMatch::Exact(path) => (&mut exact, &**path),
+                PathMatch::Prefix(prefix) => (&mut prefixes, prefix.trim_end_matches('/')),
+                PathMatch::Regex(regex) => {
+                    regexes.push((index, regex));
+                    continue;
+                }
+            };
+            let normal = path::normalise_match(path);
+            let path = normal.as_deref().unwrap_or(path);
+            match map.get_mut(path) {
+                Some(indices) => indices.push(index),
+                None => drop(map.insert(path.into(), Indices::from_slice(&[index]))),
+            }
+        }
+        let mut prefix_lens: Vec<usize> = prefixes.keys().map(|prefix| prefix.len()).collect();
+        prefix_lens.sort_unstable_by(|a, b| b.cmp(a));
+        prefix_lens.dedup();
+        Self {
+            plan: host.clone(),
+            resolved: entries.iter().all(|entry| entry.rule.is_resolved()),
+            entries: entries.into(),
+            exact,
+            prefixes,
+            prefix_lens: prefix_lens.into(),
+            regexes: PathRegexes::new(regexes, compiler),
+        }
+    }
+
+    /// The host as the plan has it.
+    pub fn plan(&self) -> &Arc<plan::Host> {
+        &self.plan
+    }
+
+    /// The compiled rule of the plan's entry of that index.
+    pub fn rule(&self, index: usize) -> Option<&Arc<RuleEntry>> {
+        self.entries.get(index).map(|entry| &entry.rule)
+    }
+
+    /// Whether every backend that it names was there when it was compiled.
+    pub(super) fn is_resolved(&self) -> bool {
+        self.resolved
+    }
+
+    /// The index of the first entry that matches.
+    #[inline]
+    pub(super) fn find<'a, O: Observer<'a>>(&'a self, head: &RequestHead, observer: &mut O) -> Option<usize> {
+        let path = head.target.path();
+        let mut best = u32::MAX;
+        if let Some(indices) = self.exact.get(path) {
+            best = self.first(indices, best, head, observer);
+        }
+        for &len in &self.prefix_lens {
+            // Prefixes end where path elements end.
+            if !matches!(path.as_bytes().get(len..), Some([] | [b'/', ..])) {
+                continue;
+            }
+            if let Some(indices) = path.get(..len).and_then(|prefix| self.prefixes.get(prefix)) {
+                best = self.first(indices, best, head, observer);
+            }
+        }
+        let below = if O::EXHAUSTIVE { u32::MAX } else { best };
+        self.regexes.each_match(path, below, |indices| {
+            best = self.first(indices, best, head, observer);
+            if O::EXHAUSTIVE { u32::MAX } else { best }
+        });
+        (best != u32::MAX).then_some(best as usize)
+    }
+
+    /// The first entry among these, whose path matches, that matches in all else; `best` if that comes
+    /// earlier.
+    #[inline]
+    fn first<'a, O: Observer<'a>>(
+        &'a self,
+        indices: &[u32],
+        mut best: u32,
+        head: &RequestHead,
+        observer: &mut O,
+    ) -> u32 {
+        for &index in indices {
+            if index >= best && !O::EXHAUSTIVE {
+                break;
+            }
+            let at = index as usize;
+            let result = match &self.entries[at].conditions {
+                None => Ok(()),
+                Some(conditions) => conditions.check(&self.plan.entries[at], head),
+            };
+            observer.entry(self, at, result);
+            if result.is_ok() {
+                best = best.min(index);
+            }
+        }
+        best
+    }
+
+    /// What the linear evaluation of the plan finds: the definition that [`HostTable::find`] must meet.
+    #[cfg(test)]
+    pub(super) fn find_linearly(&self, head: &RequestHead) -> Option<usize> {
+        let path = head.target.path();
+        self.plan.entries.iter().zip(&self.entries).position(|(planned, entry)| {
+            let path_matches = match &planned.path {
+                PathMatch::Exact(wanted) => **wanted == *path,
+                PathMatch::Prefix(prefix) => {
+                    path.strip_prefix(&**prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'))
+                }
+                PathMatch::Regex(regex) => {
+                    regex::Regex::new(&regex.anchored()).is_ok_and(|regex| regex.is_match(path))
+                }
+            };
+            path_matches && entry.conditions.as_ref().is_none_or(|c| c.check(planned, head).is_ok())
+        })
+    }
+}

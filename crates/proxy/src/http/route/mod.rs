@@ -1,0 +1,200 @@
+//! Which rule gets a request: a port's listeners, hosts and entries, compiled for lookups whose cost does
+//! not grow with their number.
+//!
+//! ```text
+//! PortTable ── host, SNI ─► ListenerTable ── host ─► HostTable (most specific first) ── path, … ─► RuleEntry
+//! ```
+//!
+//! The result is by definition that of trying the plan's entries one by one (crates/plan). `explain` walks
+//! the very same tables ([`PortTable::trace`]).
+
+mod conditions;
+mod host;
+mod listener;
+mod patterns;
+mod regexes;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::sync::Arc;
+
+use portway_plan::{self as plan, ListenerProtocol, PathMatch};
+
+use self::patterns::PatternIndex;
+use self::regexes::RegexCompiler;
+use self::trace::Observer;
+use super::filters::MatchContext;
+use super::{RequestHead, TlsInfo};
+use crate::fault::FaultKind;
+use crate::observe::Metrics;
+use crate::upstream::BackendMap;
+
+pub use conditions::Failure;
+pub use host::HostTable;
+pub use listener::ListenerTable;
+pub use rule::{RuleEntry, ShareEntry};
+pub use trace::{Criterion, EntryTrace, Trace};
+
+/// Only what the configuration names is ever put into the tables, so that clients cannot bring about
+/// collisions; still it is seeded at random.
+type Hasher = foldhash::fast::RandomState;
+
+/// What rules are compiled with.
+struct Compilation<'a> {
+    backends: &'a BackendMap,
+    metrics: &'a Metrics,
+}
+
+/// A port's listeners, compiled.
+#[derive(Debug)]
+pub struct PortTable {
+    plan: Arc<plan::Port>,
+    /// As in the plan.
+    listeners: Vec<Arc<ListenerTable>>,
+    plain: PatternIndex,
+    tls: PatternIndex,
+}
+
+/// The entry that a request matched.
+#[derive(Clone, Copy, Debug)]
+pub struct Matched<'a> {
+    /// The listener that the request belongs to.
+    pub listener: &'a Arc<ListenerTable>,
+    /// The host whose entry it is.
+    pub host: &'a HostTable,
+    /// The entry as the plan has it.
+    pub entry: &'a plan::Entry,
+    /// The entry's rule.
+    pub rule: &'a Arc<RuleEntry>,
+    /// The listener's port.
+    pub port: u16,
+}
+
+impl PortTable {
+    /// Compiles a port. What has not changed since the previous table of that port is taken from it:
+    /// listeners and hosts by the identity of their `Arc`s in the plan.
+    ///
+    /// Costs one look at each host of the listeners that changed, and work for those hosts that changed.
+    pub fn compile(
+        port: &Arc<plan::Port>,
+        previous: Option<&Self>,
+        backends: &BackendMap,
+        metrics: &Metrics,
+    ) -> Self {
+        let with = Compilation { backends, metrics };
+        let mut compiler = RegexCompiler::default();
+        let listeners: Vec<Arc<ListenerTable>> = port
+            .listeners
+            .iter()
+            .map(|listener| match previous.and_then(|previous| previous.listener_like(listener)) {
+                Some(table) if Arc::ptr_eq(table.plan(), listener) && table.is_resolved() => table.clone(),
+                before => {
+                    Arc::new(ListenerTable::compile(listener, before.map(Arc::as_ref), &with, &mut compiler))
+                }
+            })
+            .collect();
+        let index = |tls: bool| {
+            let of_kind = (0..).zip(&port.listeners).filter(|(_, listener)| is_tls(listener) == tls);
+            PatternIndex::new(of_kind.map(|(at, listener)| (at, &listener.hostname)))
+        };
+        Self { plain: index(false), tls: index(true), listeners, plan: port.clone() }
+    }
+
+    /// The port as the plan has it.
+    pub fn plan(&self) -> &Arc<plan::Port> {
+        &self.plan
+    }
+
+    /// The listeners, in the plan's order.
+    pub fn listeners(&self) -> &[Arc<ListenerTable>] {
+        &self.listeners
+    }
+
+    /// The listener for a host or TLS server name (lower case, no port; empty for none): that of the most
+    /// specific hostname. `tls` tells whether the client has begun TLS: a plain-text listener is never
+    /// selected for it, and the other way round.
+    #[inline]
+    pub fn select_listener(&self, tls: bool, name: &str) -> Option<&Arc<ListenerTable>> {
+        self.listeners.get(self.index(tls).matching(name).next()? as usize)
+    }
+
+    /// Finds the entry for a request: the listener by its host, then each host whose pattern matches, the
+    /// most specific first, until an entry matches.
+    ///
+    /// # Errors
+    /// - [`FaultKind::NoRoute`]: no listener is for the host, or no entry matches.
+    /// - [`FaultKind::Misdirected`]: the host belongs to another listener than the one whose certificate
+    ///   was shown (GEP-3567); the client should open a new connection.
+    #[inline]
+    pub fn route(&self, head: &RequestHead, tls: Option<&TlsInfo>) -> Result<Matched<'_>, FaultKind> {
+        self.search(head, tls, &mut ())
+    }
+
+    /// [`PortTable::route`], with the story of how it came to its result.
+    pub fn trace(&self, head: &RequestHead, tls: Option<&TlsInfo>) -> Trace<'_> {
+        Trace::new(self, head, tls)
+    }
+
+    #[inline]
+    fn search<'a, O: Observer<'a>>(
+        &'a self,
+        head: &RequestHead,
+        tls: Option<&TlsInfo>,
+        observer: &mut O,
+    ) -> Result<Matched<'a>, FaultKind> {
+        let name = head.authority.host();
+        let listener = self.select_listener(tls.is_some(), name).ok_or(FaultKind::NoRoute)?;
+        if let Some(tls) = tls {
+            let server_name = tls.server_name.as_deref().unwrap_or_default();
+            let shown = (server_name != name).then(|| self.select_listener(true, server_name));
+            if shown.is_some_and(|shown| !shown.is_some_and(|shown| Arc::ptr_eq(shown, listener))) {
+                return Err(FaultKind::Misdirected);
+            }
+        }
+        let mut found = None;
+        for host in listener.matching(name) {
+            observer.host(host);
+            if let Some(index) = host.find(head, observer)
+                && found.is_none()
+                && let (Some(entry), Some(rule)) = (host.plan().entries.get(index), host.rule(index))
+            {
+                found = Some(Matched { listener, host, entry, rule, port: self.plan.port });
+                if !O::EXHAUSTIVE {
+                    break;
+                }
+            }
+        }
+        found.ok_or(FaultKind::NoRoute)
+    }
+
+    fn index(&self, tls: bool) -> &PatternIndex {
+        if tls { &self.tls } else { &self.plain }
+    }
+
+    fn listener_like(&self, listener: &plan::Listener) -> Option<&Arc<ListenerTable>> {
+        self.listeners.get(self.index(is_tls(listener)).get(&listener.hostname)? as usize)
+    }
+}
+
+fn is_tls(listener: &plan::Listener) -> bool {
+    matches!(listener.protocol, ListenerProtocol::Https(_))
+}
+
+impl Matched<'_> {
+    /// What filters must know of the match.
+    pub fn context(&self) -> MatchContext {
+        let prefix_len = match &self.entry.path {
+            PathMatch::Prefix(prefix) => Some(prefix_len(prefix)),
+            PathMatch::Exact(_) | PathMatch::Regex(_) => None,
+        };
+        MatchContext { prefix_len, port: self.port }
+    }
+}
+
+/// The length of a prefix in normalised paths.
+fn prefix_len(prefix: &str) -> usize {
+    let prefix = prefix.trim_end_matches('/');
+    super::path::normalise_match(prefix).map_or(prefix.len(), |normal| normal.len())
+}
