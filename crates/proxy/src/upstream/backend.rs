@@ -8,6 +8,8 @@ use portway_plan::{BackendKey, BackendProtocol, EndpointAddress, EndpointState, 
 use rand::Rng;
 use tokio::sync::Notify;
 
+use crate::observe::BackendMetrics;
+
 /// Names an endpoint within this process; never used again once the endpoint has left.
 pub type EndpointId = u64;
 
@@ -24,6 +26,7 @@ pub struct Backend {
     swapped: Notify,
     in_flight: AtomicUsize,
     retrying: AtomicUsize,
+    metrics: Arc<BackendMetrics>,
 }
 
 /// What the endpoint set is made of.
@@ -159,7 +162,7 @@ impl EndpointSet {
 
 impl Backend {
     /// A backend without endpoints.
-    pub fn new(key: BackendKey, protocol: BackendProtocol) -> Self {
+    pub fn new(key: BackendKey, protocol: BackendProtocol, metrics: Arc<BackendMetrics>) -> Self {
         let backend = Self {
             key,
             protocol: AtomicU8::new(0),
@@ -168,6 +171,7 @@ impl Backend {
             swapped: Notify::new(),
             in_flight: AtomicUsize::new(0),
             retrying: AtomicUsize::new(0),
+            metrics,
         };
         backend.set_protocol(protocol);
         backend
@@ -176,6 +180,11 @@ impl Backend {
     /// Its name.
     pub fn key(&self) -> &BackendKey {
         &self.key
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Arc<BackendMetrics> {
+        &self.metrics
     }
 
     /// What it speaks.
@@ -402,7 +411,8 @@ mod tests {
     use EndpointState::{Active, Terminating};
 
     fn backend(list: &[(&str, u16, EndpointState)]) -> Arc<Backend> {
-        let backend = Arc::new(Backend::new(key(), BackendProtocol::Unspecified));
+        let backend =
+            Arc::new(Backend::new(key(), BackendProtocol::Unspecified, BackendMetrics::detached(key())));
         backend.swap_endpoints(endpoints(list));
         backend
     }

@@ -5,6 +5,7 @@ use portway_plan::{BackendKey, Plan};
 use tokio::sync::watch;
 
 use super::{Backend, backend, resolve};
+use crate::observe::Metrics;
 
 /// The backends of one plan.
 #[derive(Clone, Debug, Default)]
@@ -39,12 +40,13 @@ pub struct Backends {
     departures: Arc<watch::Sender<u64>>,
     /// Where names are resolved: not on a worker.
     runtime: tokio::runtime::Handle,
+    metrics: Arc<Metrics>,
 }
 
 impl Backends {
     /// No backends yet. Names are resolved on the runtime given, which must not be a worker's.
-    pub fn new(runtime: tokio::runtime::Handle) -> Self {
-        Self { map: BackendMap::default(), departures: Arc::new(watch::Sender::new(0)), runtime }
+    pub fn new(runtime: tokio::runtime::Handle, metrics: Arc<Metrics>) -> Self {
+        Self { map: BackendMap::default(), departures: Arc::new(watch::Sender::new(0)), runtime, metrics }
     }
 
     /// Changes whenever endpoints have left; for [`super::Pools`].
@@ -61,7 +63,9 @@ impl Backends {
         for (key, planned) in &plan.backends {
             let found = self.map.get(key).cloned();
             same &= found.is_some();
-            let backend = found.unwrap_or_else(|| Arc::new(Backend::new(key.clone(), planned.protocol)));
+            let backend = found.unwrap_or_else(|| {
+                Arc::new(Backend::new(key.clone(), planned.protocol, self.metrics.backend(key)))
+            });
             backend.set_protocol(planned.protocol);
             let endpoints = plan.endpoints.get(key).cloned().unwrap_or_default();
             if !Arc::ptr_eq(&endpoints, &backend.planned()) {
@@ -123,7 +127,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_same_key_is_the_same_backend() {
-        let mut backends = Backends::new(tokio::runtime::Handle::current());
+        let mut backends = Backends::new(tokio::runtime::Handle::current(), Arc::new(Metrics::new(1)));
         let mut departures = backends.departures();
         let first = backends.sync(&plan(&[("a", ip(1)), ("b", ip(2))]));
         assert!(!departures.has_changed().unwrap());
@@ -142,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_are_resolved_apart() {
-        let mut backends = Backends::new(tokio::runtime::Handle::current());
+        let mut backends = Backends::new(tokio::runtime::Handle::current(), Arc::new(Metrics::new(1)));
         let map = backends.sync(&plan(&[("a", EndpointAddress::Name("localhost".into()))]));
         let backend = map.get(&key("a")).unwrap().clone();
         backend.wait_resolved().await;

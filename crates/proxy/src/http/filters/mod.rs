@@ -203,7 +203,7 @@ pub(crate) mod tests {
             let backend = PlanBackend { key: key(name), protocol: BackendProtocol::Unspecified };
             plan.backends.insert(key(name), Arc::new(backend));
         }
-        Backends::new(runtime.handle().clone()).sync(&plan)
+        Backends::new(runtime.handle().clone(), Arc::new(crate::observe::Metrics::new(1))).sync(&plan)
     }
 
     fn headers(name: &str, value: &str) -> HeaderEdit {
