@@ -108,6 +108,8 @@ fn place(base: &[u8], part: &[u8]) -> Range<u32> {
 /// The lines that are kept, pointing into the head.
 fn headers(raw: Bytes, lines: &[Line]) -> Headers {
     let mut headers = Headers::received(raw);
+    // And a few that are added on the way.
+    headers.reserve(lines.len() + 6);
     let range = |r: &Range<u32>| r.start as usize..r.end as usize;
     lines.iter().for_each(|line| headers.push_raw(range(&line.name), range(&line.value)));
     headers
