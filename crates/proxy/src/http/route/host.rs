@@ -61,7 +61,7 @@ impl HostTable {
                 .entry(Arc::as_ptr(&entry.rule))
                 .or_insert_with(|| Arc::new(RuleEntry::compile(&entry.rule, with)))
                 .clone();
-            let conditions = Conditions::compile(entry, rule.filters().has_cors(), compiler);
+            let conditions = Conditions::compile(entry, rule.answers_preflights(), compiler);
             entries.push(EntryTable { rule, conditions });
             let (map, path) = match &entry.path {
                 PathMatch::Exact(path) => (&mut exact, &**path),

@@ -142,4 +142,33 @@ proptest! {
             prop_assert_eq!(found, usize::from(trace.outcome.is_ok()));
         }
     }
+
+    /// Hosts come, go and change in any way: the table that was built step by step finds the same.
+    #[test]
+    fn incremental_is_as_from_scratch(
+        steps in prop::collection::vec(prop::collection::vec(0usize..3, 12), 1..6),
+    ) {
+        let version = |host: usize, version: usize| {
+            let hostname = match host {
+                10 => "*.h".to_owned(),
+                11 => String::new(),
+                _ => format!("h{host}.h"),
+            };
+            site(&hostname, &format!("{host}-{version}"))
+        };
+        let versions: Vec<[_; 2]> = (0..12).map(|host| [version(host, 1), version(host, 2)]).collect();
+        let mut table = None;
+        for step in steps {
+            let present = step.iter().zip(&versions).filter(|(version, _)| **version > 0);
+            let hosts = present.map(|(version, host)| host[version - 1].clone()).collect();
+            let listener = listener("", false, hosts);
+            let next = compile(&port(vec![listener.clone()]), table.as_ref());
+            for host in (0..12).map(|host| format!("h{host}.h")).chain(["x".to_owned()]) {
+                let head = request("GET", &format!("http://{host}/"));
+                let wanted = naive(&listener, &head).ok_or(FaultKind::NoRoute);
+                prop_assert_eq!(route_of(&next, &head, None), wanted);
+            }
+            table = Some(next);
+        }
+    }
 }
