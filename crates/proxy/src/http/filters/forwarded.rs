@@ -44,7 +44,9 @@ impl ForwardingHeaders {
                 port => headers.append("x-forwarded-port", port.to_string()),
             }
         }
-        if !(trusted && headers.get("x-request-id").is_some_and(sound_id)) {
+        if !trusted {
+            headers.append("x-request-id", request_id());
+        } else if !headers.get("x-request-id").is_some_and(sound_id) {
             headers.set("x-request-id", request_id());
         }
         client
