@@ -1,6 +1,7 @@
 //! CORS: HTTPCORSFilter, GEP-1767 (<https://gateway-api.sigs.k8s.io/geps/gep-1767/>), and the Fetch standard
 //! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,9 +66,9 @@ impl Cors {
     }
 
     /// Answers preflights, also those of origins that are not allowed: with 204 and no CORS headers.
-    pub(super) fn on_request(&self, head: &RequestHead, effects: &mut Effects) -> Option<Response> {
+    pub(super) fn on_request(&self, head: &RequestHead, effects: &mut Effects) -> ControlFlow<Response> {
         effects.origin = head.headers.get("origin").map(Bytes::copy_from_slice);
-        let method = requested_method(head)?;
+        let Some(method) = requested_method(head) else { return ControlFlow::Continue(()) };
         let mut response = Response::new(StatusCode::NO_CONTENT, Body::Empty);
         let headers = &mut response.head.headers;
         if self.grant(headers, effects.origin.as_deref()) {
@@ -75,7 +76,7 @@ impl Cors {
             self.answer_preflight(headers, method, asked);
             self.expose(headers);
         }
-        Some(response)
+        ControlFlow::Break(response)
     }
 
     /// Replaces what the backend says about CORS.
@@ -246,9 +247,13 @@ mod tests {
         if let Some(names) = headers {
             head.headers.append("Access-Control-Request-Headers", names.to_owned());
         }
-        let response = cors.on_request(&head, &mut Effects::default()).expect("a preflight must not pass");
-        assert_eq!(response.head.status, StatusCode::NO_CONTENT);
-        response.head.headers
+        match cors.on_request(&head, &mut Effects::default()) {
+            ControlFlow::Break(response) => {
+                assert_eq!(response.head.status, StatusCode::NO_CONTENT);
+                response.head.headers
+            }
+            ControlFlow::Continue(()) => panic!("a preflight must not pass"),
+        }
     }
 
     fn response(cors: &Cors, origin: Option<&str>, backend: Headers) -> Headers {
@@ -257,7 +262,7 @@ mod tests {
             head.headers.append("origin", origin.to_owned());
         }
         let mut effects = Effects::default();
-        assert!(cors.on_request(&head, &mut effects).is_none());
+        assert!(cors.on_request(&head, &mut effects).is_continue());
         let mut head = ResponseHead { status: StatusCode::OK, headers: backend };
         cors.on_response(&mut head, effects.origin.as_deref());
         head.headers
@@ -371,6 +376,6 @@ mod tests {
     fn options_without_a_requested_method_is_no_preflight() {
         let mut head = request("OPTIONS", "http://a/");
         head.headers.append("origin", "https://www.foo.com");
-        assert!(first().on_request(&head, &mut Effects::default()).is_none());
+        assert!(first().on_request(&head, &mut Effects::default()).is_continue());
     }
 }

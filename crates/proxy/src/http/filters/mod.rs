@@ -23,7 +23,7 @@ use bytes::Bytes;
 use portway_plan as plan;
 use smallvec::SmallVec;
 
-use super::{RequestHead, Response, ResponseHead};
+use super::{RequestHead, Response, ResponseHead, reply};
 use crate::fault::FaultKind;
 use crate::upstream::{Backend, BackendMap};
 
@@ -119,38 +119,34 @@ impl Filters {
         self.list.as_deref().unwrap_or_default()
     }
 
-    /// Applies them to a request, in order. `Break` is what to answer instead of going on: a redirect or a
-    /// preflight's answer, to which these filters' own [`Filters::on_response`] has been applied, or the
-    /// fault of a filter that cannot be honoured.
+    /// Applies them to a request, in order. `Break` is the answer to send instead of going on: a redirect,
+    /// a preflight's answer, or the 500 of a filter that cannot be honoured. These filters' own
+    /// [`Filters::on_response`] has been applied to it.
     pub fn on_request(
         &self,
         head: &mut RequestHead,
         context: &MatchContext,
         effects: &mut Effects,
-    ) -> ControlFlow<Result<Response, FaultKind>> {
+    ) -> ControlFlow<Response> {
         for filter in self.list() {
             match filter {
                 Filter::RequestHeaders(modifier) => modifier.on_request(head),
                 Filter::ResponseHeaders(_) => {}
                 Filter::Redirect(redirect) => {
-                    let answer = redirect.answer(head, context).map(|mut response| {
-                        self.on_response(&mut response.head, effects);
-                        response
-                    });
-                    return ControlFlow::Break(answer.ok_or(FaultKind::InvalidRoute));
+                    let mut response = redirect
+                        .answer(head, context)
+                        .unwrap_or_else(|| reply::fault(FaultKind::InvalidRoute));
+                    self.on_response(&mut response.head, effects);
+                    return ControlFlow::Break(response);
                 }
                 Filter::Rewrite(rewrite) => {
                     if !rewrite.on_request(head, context) {
-                        return ControlFlow::Break(Err(FaultKind::InvalidRoute));
+                        return ControlFlow::Break(reply::fault(FaultKind::InvalidRoute));
                     }
                 }
                 Filter::Mirror(mirror) => mirror.on_request(effects),
-                Filter::Cors(cors) => {
-                    if let Some(answer) = cors.on_request(head, effects) {
-                        return ControlFlow::Break(Ok(answer));
-                    }
-                }
-                Filter::Broken => return ControlFlow::Break(Err(FaultKind::InvalidRoute)),
+                Filter::Cors(cors) => cors.on_request(head, effects)?,
+                Filter::Broken => return ControlFlow::Break(reply::fault(FaultKind::InvalidRoute)),
             }
         }
         ControlFlow::Continue(())
@@ -251,8 +247,7 @@ pub(crate) mod tests {
         let filters = Filters::compile(&list, &BackendMap::default());
         let mut head = request("GET", "http://h/a");
         head.headers.append("origin", "https://o");
-        let ControlFlow::Break(Ok(response)) =
-            filters.on_request(&mut head, &CONTEXT, &mut Effects::default())
+        let ControlFlow::Break(response) = filters.on_request(&mut head, &CONTEXT, &mut Effects::default())
         else {
             panic!("a redirect")
         };
@@ -267,8 +262,10 @@ pub(crate) mod tests {
         for list in [[broken, redirect()], [F::RequestHeaders(headers("host", "a b")), redirect()]] {
             let filters = Filters::compile(&list, &BackendMap::default());
             let mut head = request("GET", "http://h/a");
-            let answer = filters.on_request(&mut head, &CONTEXT, &mut Effects::default());
-            assert!(matches!(answer, ControlFlow::Break(Err(FaultKind::InvalidRoute))));
+            match filters.on_request(&mut head, &CONTEXT, &mut Effects::default()) {
+                ControlFlow::Break(response) => assert_eq!(response.head.status.as_u16(), 500),
+                ControlFlow::Continue(()) => panic!("must not pass"),
+            }
         }
     }
 
