@@ -1,10 +1,12 @@
 //! A plan, compiled: what requests are served with.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_plan::{Plan, Port, Transport};
 
+use crate::http::route::PortTable;
 use crate::observe::Metrics;
 
 /// A plan and everything compiled from it. Shared by all workers; a request keeps the one it began with.
@@ -14,6 +16,7 @@ pub struct Snapshot {
     pub revision: u64,
     /// The plan.
     pub plan: Arc<Plan>,
+    ports: BTreeMap<PortKey, Arc<PortTable>>,
 }
 
 /// Names a port of a plan.
@@ -36,11 +39,16 @@ impl From<&Port> for PortKey {
 impl Snapshot {
     /// What is served before the first plan: nothing.
     pub fn empty() -> Self {
-        Self { revision: 0, plan: Arc::default() }
+        Self { revision: 0, plan: Arc::default(), ports: BTreeMap::new() }
+    }
+
+    /// The routes of a port.
+    pub fn port(&self, key: PortKey) -> Option<&Arc<PortTable>> {
+        self.ports.get(&key)
     }
 
     /// Compiles a plan. What has not changed since the previous one is taken from it.
     pub fn build(plan: Arc<Plan>, previous: &Self, _metrics: &Metrics) -> Self {
-        Self { revision: previous.revision + 1, plan }
+        Self { revision: previous.revision + 1, plan, ports: BTreeMap::new() }
     }
 }

@@ -18,12 +18,18 @@ use std::sync::Arc;
 use portway_api::diagnostic::Diagnostic;
 use portway_api::yaml;
 
+pub use files::{FileSource, Update};
 pub use resources::{AnyObject, Change, Changes, Held, NamespaceLabels, Origin, Resources, Stored, Table};
+pub use scan::Limits;
+pub use watch::Handle;
 
 mod catalog;
+mod files;
 mod read;
 mod resources;
+mod scan;
 mod sorted;
+mod watch;
 
 /// What there is to begin with.
 #[derive(Clone, Debug, Default)]

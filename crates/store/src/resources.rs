@@ -191,6 +191,11 @@ macro_rules! held {
                 match kind { $(KindId::$kind => self.$table.0.iter().map(|(_, stored)| stored.key.clone()).collect(),)+ }
             }
 
+            /// Whether this is the very same moment: a clone, unchanged.
+            pub(crate) fn is_same(&self, other: &Self) -> bool {
+                $(self.$table.0.is_same(&other.$table.0))&&+
+            }
+
             fn put(&mut self, object: AnyObject) -> Option<AnyObject> {
                 match object {
                     $(AnyObject::$kind(stored) => {

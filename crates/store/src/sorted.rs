@@ -37,6 +37,11 @@ impl<K, V> SortedMap<K, V> {
         self.len
     }
 
+    /// Whether both are clones of one map, unchanged.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.chunks, &other.chunks)
+    }
+
     /// The entries, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter().map(|(key, value)| (key, value)))

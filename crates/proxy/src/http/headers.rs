@@ -3,7 +3,6 @@
 use std::fmt;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 /// Header fields, in the order and spelling in which they came (RFC 9110 section 5.3: order matters within
 /// a name, and some peers are picky about spelling).
@@ -14,7 +13,8 @@ use smallvec::SmallVec;
 #[derive(Clone, Default)]
 pub struct Headers {
     raw: Bytes,
-    fields: SmallVec<[Field; 16]>,
+    /// On the heap: heads are moved around more often than they are made.
+    fields: Vec<Field>,
 }
 
 #[derive(Clone)]
@@ -27,7 +27,6 @@ struct Field {
 #[derive(Clone)]
 enum Text {
     Raw { start: u32, len: u32 },
-    Static(&'static [u8]),
     Own(Bytes),
 }
 
@@ -36,7 +35,6 @@ impl Text {
     fn bytes<'a>(&'a self, raw: &'a Bytes) -> &'a [u8] {
         match self {
             Self::Raw { start, len } => &raw[*start as usize..(*start + *len) as usize],
-            Self::Static(text) => text,
             Self::Own(text) => text,
         }
     }
@@ -45,7 +43,12 @@ impl Text {
 impl Headers {
     /// No fields, and the received head that [`Headers::push_raw`] will point into. At most 4 GiB.
     pub fn received(raw: Bytes) -> Self {
-        Self { raw, fields: SmallVec::new() }
+        Self { raw, fields: Vec::new() }
+    }
+
+    /// Makes room for that many more lines.
+    pub fn reserve(&mut self, lines: usize) {
+        self.fields.reserve(lines);
     }
 
     /// Appends a field of the received head by the byte ranges of its name and value in it.
@@ -160,7 +163,7 @@ pub struct FieldBytes(Text);
 
 impl From<&'static str> for FieldBytes {
     fn from(text: &'static str) -> Self {
-        Self(Text::Static(text.as_bytes()))
+        Self(Text::Own(Bytes::from_static(text.as_bytes())))
     }
 }
 

@@ -5,13 +5,18 @@
 
 pub mod body;
 pub mod filters;
+mod forward;
 pub mod h1;
 pub mod h2;
 pub mod headers;
+mod inbound;
 pub mod message;
+mod mirror;
 pub mod path;
 pub mod reply;
+mod retry;
 pub mod route;
+pub mod service;
 
 pub use body::{Body, BodySource, Frame};
 pub use headers::Headers;

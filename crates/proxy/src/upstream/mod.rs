@@ -18,9 +18,9 @@ mod pool;
 mod resolve;
 mod weights;
 
-pub use backend::{Backend, Endpoint, EndpointId, EndpointSet, InFlight};
+pub use backend::{Backend, Endpoint, EndpointId, EndpointSet, InFlight, Retrying};
 pub use backends::{BackendMap, Backends};
 pub use connect::{Transport, connect};
 pub use limits::Limits;
-pub use pool::{Connection, Lease, Pools, Protocol};
+pub use pool::{Connection, Lease, Mirroring, Pools, Protocol};
 pub use weights::Weights;

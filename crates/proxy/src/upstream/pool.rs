@@ -30,6 +30,7 @@ pub struct Pools {
     rng: RefCell<SmallRng>,
     /// Exchanges under way, to be given up when nothing moves.
     leases: RefCell<Slab<Weak<Lease>>>,
+    mirrors: Cell<usize>,
     /// Counts sweeps: the clock of [`Lease::touch`].
     sweeps: Cell<u64>,
 }
@@ -125,6 +126,7 @@ impl Pools {
             endpoints: RefCell::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
             leases: RefCell::default(),
+            mirrors: Cell::new(0),
             sweeps: Cell::new(0),
         });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pools), departures));
@@ -221,6 +223,15 @@ impl Pools {
         Ok(Connection::H1 { client: h1::Client::new(stream), reused: false })
     }
 
+    /// Counts a mirrored request in, until the guard is dropped; `None` when there are too many.
+    pub fn mirror(self: &Rc<Self>) -> Option<Mirroring> {
+        let mirrors = self.mirrors.get();
+        (mirrors < self.limits.mirrors).then(|| {
+            self.mirrors.set(mirrors + 1);
+            Mirroring(self.clone())
+        })
+    }
+
     /// How many HTTP/1.1 connections idle and how many HTTP/2 connections are open.
     pub fn held(&self) -> (usize, usize) {
         let pools = self.endpoints.borrow();
@@ -251,6 +262,15 @@ impl Pools {
             lease.expired.set(true);
             lease.waker.take().into_iter().for_each(Waker::wake);
         }
+    }
+}
+
+/// A mirrored request under way.
+pub struct Mirroring(Rc<Pools>);
+
+impl Drop for Mirroring {
+    fn drop(&mut self) {
+        self.0.mirrors.set(self.0.mirrors.get() - 1);
     }
 }
 

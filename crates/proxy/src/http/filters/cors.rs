@@ -1,7 +1,6 @@
 //! CORS: HTTPCORSFilter, GEP-1767 (<https://gateway-api.sigs.k8s.io/geps/gep-1767/>), and the Fetch standard
 //! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,9 +65,9 @@ impl Cors {
     }
 
     /// Answers preflights, also those of origins that are not allowed: with 204 and no CORS headers.
-    pub(super) fn on_request(&self, head: &RequestHead, effects: &mut Effects) -> ControlFlow<Response> {
+    pub(super) fn on_request(&self, head: &RequestHead, effects: &mut Effects) -> Option<Response> {
         effects.origin = head.headers.get("origin").map(Bytes::copy_from_slice);
-        let Some(method) = requested_method(head) else { return ControlFlow::Continue(()) };
+        let method = requested_method(head)?;
         let mut response = Response::new(StatusCode::NO_CONTENT, Body::Empty);
         let headers = &mut response.head.headers;
         if self.grant(headers, effects.origin.as_deref()) {
@@ -76,7 +75,7 @@ impl Cors {
             self.answer_preflight(headers, method, asked);
             self.expose(headers);
         }
-        ControlFlow::Break(response)
+        Some(response)
     }
 
     /// Replaces what the backend says about CORS.
@@ -247,13 +246,9 @@ mod tests {
         if let Some(names) = headers {
             head.headers.append("Access-Control-Request-Headers", names.to_owned());
         }
-        match cors.on_request(&head, &mut Effects::default()) {
-            ControlFlow::Break(response) => {
-                assert_eq!(response.head.status, StatusCode::NO_CONTENT);
-                response.head.headers
-            }
-            ControlFlow::Continue(()) => panic!("a preflight must not pass"),
-        }
+        let response = cors.on_request(&head, &mut Effects::default()).expect("a preflight must not pass");
+        assert_eq!(response.head.status, StatusCode::NO_CONTENT);
+        response.head.headers
     }
 
     fn response(cors: &Cors, origin: Option<&str>, backend: Headers) -> Headers {
@@ -262,7 +257,7 @@ mod tests {
             head.headers.append("origin", origin.to_owned());
         }
         let mut effects = Effects::default();
-        assert!(cors.on_request(&head, &mut effects).is_continue());
+        assert!(cors.on_request(&head, &mut effects).is_none());
         let mut head = ResponseHead { status: StatusCode::OK, headers: backend };
         cors.on_response(&mut head, effects.origin.as_deref());
         head.headers
@@ -376,6 +371,6 @@ mod tests {
     fn options_without_a_requested_method_is_no_preflight() {
         let mut head = request("OPTIONS", "http://a/");
         head.headers.append("origin", "https://www.foo.com");
-        assert!(first().on_request(&head, &mut Effects::default()).is_continue());
+        assert!(first().on_request(&head, &mut Effects::default()).is_none());
     }
 }

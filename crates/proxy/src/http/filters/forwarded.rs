@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use rand::RngCore;
 
-use crate::http::{Connection, Headers, RequestHead, Scheme};
+use crate::http::{Connection, Headers, RequestHead};
 
 /// The gateway's forwarding headers.
 ///
@@ -30,20 +30,23 @@ impl ForwardingHeaders {
         head.headers.remove_if(|name, _| drops(name, trusted));
         let headers = &mut head.headers;
         headers.append("x-forwarded-for", hops);
-        if !(trusted && headers.contains("x-forwarded-proto")) {
+        let told = |headers: &Headers, name| trusted && headers.contains(name);
+        if !told(headers, "x-forwarded-proto") {
             headers.append("x-forwarded-proto", head.scheme.as_str());
         }
-        if !(trusted && headers.contains("x-forwarded-host")) && !head.authority.text().is_empty() {
+        if !told(headers, "x-forwarded-host") && !head.authority.text().is_empty() {
             headers.append("x-forwarded-host", head.authority.text().clone());
         }
-        if !(trusted && headers.contains("x-forwarded-port")) {
+        if !told(headers, "x-forwarded-port") {
             match connection.port {
                 80 => headers.append("x-forwarded-port", "80"),
                 443 => headers.append("x-forwarded-port", "443"),
                 port => headers.append("x-forwarded-port", port.to_string()),
             }
         }
-        if !(trusted && headers.get("x-request-id").is_some_and(sound_id)) {
+        if !trusted {
+            headers.append("x-request-id", request_id());
+        } else if !headers.get("x-request-id").is_some_and(sound_id) {
             headers.set("x-request-id", request_id());
         }
         client
@@ -124,6 +127,7 @@ fn request_id() -> Bytes {
 mod tests {
     use super::super::tests::request;
     use super::*;
+    use crate::http::Scheme;
 
     fn applied(trusted_hops: u32, url: &str, headers: Headers) -> (Headers, IpAddr) {
         let mut head = request("GET", url);

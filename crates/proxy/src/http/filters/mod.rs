@@ -23,7 +23,7 @@ use bytes::Bytes;
 use portway_plan as plan;
 use smallvec::SmallVec;
 
-use super::{RequestHead, Response, ResponseHead, reply};
+use super::{RequestHead, Response, ResponseHead};
 use crate::fault::FaultKind;
 use crate::upstream::{Backend, BackendMap};
 
@@ -119,34 +119,38 @@ impl Filters {
         self.list.as_deref().unwrap_or_default()
     }
 
-    /// Applies them to a request, in order. `Break` is the answer to send instead of going on: a redirect,
-    /// a preflight's answer, or the 500 of a filter that cannot be honoured. These filters' own
-    /// [`Filters::on_response`] has been applied to it.
+    /// Applies them to a request, in order. `Break` is what to answer instead of going on: a redirect or a
+    /// preflight's answer, to which these filters' own [`Filters::on_response`] has been applied, or the
+    /// fault of a filter that cannot be honoured.
     pub fn on_request(
         &self,
         head: &mut RequestHead,
         context: &MatchContext,
         effects: &mut Effects,
-    ) -> ControlFlow<Response> {
+    ) -> ControlFlow<Result<Response, FaultKind>> {
         for filter in self.list() {
             match filter {
                 Filter::RequestHeaders(modifier) => modifier.on_request(head),
                 Filter::ResponseHeaders(_) => {}
                 Filter::Redirect(redirect) => {
-                    let mut response = redirect
-                        .answer(head, context)
-                        .unwrap_or_else(|| reply::fault(FaultKind::InvalidRoute));
-                    self.on_response(&mut response.head, effects);
-                    return ControlFlow::Break(response);
+                    let answer = redirect.answer(head, context).map(|mut response| {
+                        self.on_response(&mut response.head, effects);
+                        response
+                    });
+                    return ControlFlow::Break(answer.ok_or(FaultKind::InvalidRoute));
                 }
                 Filter::Rewrite(rewrite) => {
                     if !rewrite.on_request(head, context) {
-                        return ControlFlow::Break(reply::fault(FaultKind::InvalidRoute));
+                        return ControlFlow::Break(Err(FaultKind::InvalidRoute));
                     }
                 }
                 Filter::Mirror(mirror) => mirror.on_request(effects),
-                Filter::Cors(cors) => cors.on_request(head, effects)?,
-                Filter::Broken => return ControlFlow::Break(reply::fault(FaultKind::InvalidRoute)),
+                Filter::Cors(cors) => {
+                    if let Some(answer) = cors.on_request(head, effects) {
+                        return ControlFlow::Break(Ok(answer));
+                    }
+                }
+                Filter::Broken => return ControlFlow::Break(Err(FaultKind::InvalidRoute)),
             }
         }
         ControlFlow::Continue(())
@@ -247,7 +251,8 @@ pub(crate) mod tests {
         let filters = Filters::compile(&list, &BackendMap::default());
         let mut head = request("GET", "http://h/a");
         head.headers.append("origin", "https://o");
-        let ControlFlow::Break(response) = filters.on_request(&mut head, &CONTEXT, &mut Effects::default())
+        let ControlFlow::Break(Ok(response)) =
+            filters.on_request(&mut head, &CONTEXT, &mut Effects::default())
         else {
             panic!("a redirect")
         };
@@ -262,10 +267,8 @@ pub(crate) mod tests {
         for list in [[broken, redirect()], [F::RequestHeaders(headers("host", "a b")), redirect()]] {
             let filters = Filters::compile(&list, &BackendMap::default());
             let mut head = request("GET", "http://h/a");
-            match filters.on_request(&mut head, &CONTEXT, &mut Effects::default()) {
-                ControlFlow::Break(response) => assert_eq!(response.head.status.as_u16(), 500),
-                ControlFlow::Continue(()) => panic!("must not pass"),
-            }
+            let answer = filters.on_request(&mut head, &CONTEXT, &mut Effects::default());
+            assert!(matches!(answer, ControlFlow::Break(Err(FaultKind::InvalidRoute))));
         }
     }
 

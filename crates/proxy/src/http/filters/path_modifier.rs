@@ -1,6 +1,8 @@
 //! HTTPPathModifier, the part that redirects and rewrites share
 //! (<https://gateway-api.sigs.k8s.io/reference/spec/#httppathmodifier>).
 
+use std::fmt::Write;
+
 use portway_plan::PathRewrite;
 
 use super::MatchContext;
@@ -18,8 +20,8 @@ pub(super) enum PathModifier {
 impl PathModifier {
     pub(super) fn compile(rewrite: &PathRewrite) -> Self {
         match rewrite {
-            PathRewrite::Full(path) => Self::Full((**path).into()),
-            PathRewrite::Prefix(prefix) => Self::Prefix(prefix.trim_end_matches('/').into()),
+            PathRewrite::Full(path) => Self::Full(escape(path)),
+            PathRewrite::Prefix(prefix) => Self::Prefix(escape(prefix.trim_end_matches('/'))),
         }
     }
 
@@ -36,7 +38,8 @@ impl PathModifier {
         let mut text = String::with_capacity(
             2 + replacement.len() + rest.len() + query.map_or(0, |query| query.len() + 1),
         );
-        if !replacement.starts_with('/') && !(replacement.is_empty() && rest.starts_with('/')) {
+        let first = if replacement.is_empty() { rest } else { replacement };
+        if !first.starts_with('/') {
             text.push('/');
         }
         text.push_str(replacement);
@@ -47,6 +50,20 @@ impl PathModifier {
         }
         text
     }
+}
+
+/// Escapes what cannot stand in a path: the API lets any text through.
+fn escape(path: &str) -> Box<str> {
+    let mut text = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'?' | b'#' | b'\\' | 0..=0x20 | 0x7f.. => {
+                let _ = write!(text, "%{byte:02X}");
+            }
+            _ => text.push(char::from(byte)),
+        }
+    }
+    text.into()
 }
 
 #[cfg(test)]
@@ -93,6 +110,12 @@ mod tests {
     fn the_query_stays() {
         assert_eq!(modified("/a/b?c=/d", "/a", PathRewrite::Prefix("/x".into())), "/x/b?c=/d");
         assert_eq!(modified("/a/b?c", "/a", PathRewrite::Full("/y".into())), "/y?c");
-        assert_eq!(modified("/a/b", "/a", PathRewrite::Full(String::new().into())), "/");
+        assert_eq!(modified("/a/b", "/a", PathRewrite::Full("".into())), "/");
+    }
+
+    #[test]
+    fn what_cannot_stand_in_a_path_is_escaped() {
+        assert_eq!(modified("/a?b", "/a", PathRewrite::Full("/é x?#\\".into())), "/%C3%A9%20x%3F%23%5C?b");
+        assert_eq!(modified("/a/b", "/a", PathRewrite::Prefix("/%7Ex y/".into())), "/~x%20y/b");
     }
 }

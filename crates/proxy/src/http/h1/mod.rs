@@ -12,7 +12,15 @@
 //! connection that waits holds none at all.
 
 mod client;
+mod encode;
+mod framing;
+mod io;
+mod names;
+mod parse;
+mod request_body;
 mod server;
+mod target;
+mod tunnel;
 
 use std::rc::Rc;
 use std::time::Duration;

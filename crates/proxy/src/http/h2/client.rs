@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -43,6 +44,7 @@ pub struct Client {
 struct State {
     streams: Cell<usize>,
     closed: Cell<bool>,
+    answered: Cell<bool>,
     idle_since: Cell<Instant>,
     /// Told when a stream has ended or the connection is gone.
     room: Rc<Notify>,
@@ -52,8 +54,8 @@ struct State {
 pub struct Outgoing<'a> {
     /// Its head.
     pub head: &'a RequestHead,
-    /// The authority to name when the request has none (HTTP/1.0).
-    pub default_authority: &'a str,
+    /// What to name as the authority when the request has none (HTTP/1.0).
+    pub endpoint: SocketAddr,
     /// Its body.
     pub body: Body,
     /// Told of 1xx responses other than 100 and 101.
@@ -84,6 +86,7 @@ impl Client {
         let state = Rc::new(State {
             streams: Cell::new(0),
             closed: Cell::new(false),
+            answered: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             room,
         });
@@ -106,6 +109,11 @@ impl Client {
         self.state.streams.get() < self.send.current_max_send_streams()
     }
 
+    /// Whether the backend has answered a request on it.
+    pub fn has_answered(&self) -> bool {
+        self.state.answered.get()
+    }
+
     /// Open streams.
     pub fn streams(&self) -> usize {
         self.state.streams.get()
@@ -123,8 +131,8 @@ impl Client {
     /// When the stream or connection breaks, the backend breaks the protocol, or the request's body fails.
     pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Answer, SendError> {
         let unsent = |fault| SendError { fault, progress: Progress::Unsent, body: None };
-        let Outgoing { head, default_authority, body, informational, hold } = outgoing;
-        let request = request(head, default_authority, &body).map_err(unsent)?;
+        let Outgoing { head, endpoint, body, informational, hold } = outgoing;
+        let request = request(head, endpoint, &body).map_err(unsent)?;
         let mut send = self.send.clone();
         let broken =
             |error: h2::Error| SendError { progress: progress(&error), fault: broken(&error), body: None };
@@ -166,6 +174,7 @@ impl Client {
                 return Err(broken(error));
             }
         };
+        self.state.answered.set(true);
         let (parts, incoming) = response.into_parts();
         let mut headers = fields::received(&parts.headers);
         let bodiless = head.method == Method::HEAD
@@ -229,10 +238,10 @@ impl Drop for Counted {
     }
 }
 
-fn request(head: &RequestHead, default_authority: &str, body: &Body) -> Result<http::Request<()>, Fault> {
+fn request(head: &RequestHead, endpoint: SocketAddr, body: &Body) -> Result<http::Request<()>, Fault> {
     let invalid = |_| Fault::new(FaultKind::Internal, "a target that HTTP/2 cannot carry");
     let authority = match head.authority.text() {
-        text if text.is_empty() => Authority::try_from(default_authority).map_err(invalid)?,
+        text if text.is_empty() => Authority::try_from(endpoint.to_string()).map_err(invalid)?,
         text => Authority::from_maybe_shared(text.clone()).map_err(invalid)?,
     };
     let mut parts = http::uri::Parts::default();

@@ -61,7 +61,7 @@ impl HostTable {
                 .entry(Arc::as_ptr(&entry.rule))
                 .or_insert_with(|| Arc::new(RuleEntry::compile(&entry.rule, with)))
                 .clone();
-            let conditions = Conditions::compile(entry, rule.filters().has_cors(), compiler);
+            let conditions = Conditions::compile(entry, rule.answers_preflights(), compiler);
             entries.push(EntryTable { rule, conditions });
             let (map, path) = match &entry.path {
                 PathMatch::Exact(path) => (&mut exact, &**path),
@@ -157,23 +157,5 @@ impl HostTable {
             }
         }
         best
-    }
-
-    /// What the linear evaluation of the plan finds: the definition that [`HostTable::find`] must meet.
-    #[cfg(test)]
-    pub(super) fn find_linearly(&self, head: &RequestHead) -> Option<usize> {
-        let path = head.target.path();
-        self.plan.entries.iter().zip(&self.entries).position(|(planned, entry)| {
-            let path_matches = match &planned.path {
-                PathMatch::Exact(wanted) => **wanted == *path,
-                PathMatch::Prefix(prefix) => {
-                    path.strip_prefix(&**prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'))
-                }
-                PathMatch::Regex(regex) => {
-                    regex::Regex::new(&regex.anchored()).is_ok_and(|regex| regex.is_match(path))
-                }
-            };
-            path_matches && entry.conditions.as_ref().is_none_or(|c| c.check(planned, head).is_ok())
-        })
     }
 }

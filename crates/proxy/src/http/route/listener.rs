@@ -29,23 +29,38 @@ impl ListenerTable {
         with: &Compilation<'_>,
         compiler: &mut RegexCompiler,
     ) -> Self {
-        // Most plans have most hosts where they were before; then nothing is looked up.
-        let before = |place: usize, host: &plan::Host| {
-            let previous = previous?;
-            let same_place = previous.hosts.get(place).filter(|t| t.plan().hostname == host.hostname);
-            same_place.or_else(|| previous.hosts.get(previous.index.get(&host.hostname)? as usize))
-        };
+        let mut resolved = true;
         let mut same_hostnames = previous.is_some_and(|p| p.hosts.len() == listener.hosts.len());
-        let hosts: Vec<Arc<HostTable>> = (0..)
-            .zip(&listener.hosts)
+        // Where the next host was before, if it follows the one before it as it did then. With that, hosts
+        // that have not changed are taken over without a look at them.
+        let mut cursor = 0;
+        let hosts: Vec<Arc<HostTable>> = listener
+            .hosts
+            .iter()
+            .enumerate()
             .map(|(place, host)| {
-                let before = before(place, host);
-                same_hostnames = same_hostnames
-                    && previous.is_some_and(|p| p.hosts[place].plan().hostname == host.hostname);
-                match before {
-                    Some(table) if Arc::ptr_eq(table.plan(), host) && table.is_resolved() => table.clone(),
-                    before => Arc::new(HostTable::compile(host, before.map(Arc::as_ref), with, compiler)),
-                }
+                let found = previous.and_then(|previous| {
+                    if previous.plan.hosts.get(cursor).is_some_and(|h| Arc::ptr_eq(h, host)) {
+                        return Some(cursor);
+                    }
+                    previous.index.get(&host.hostname).map(|at| at as usize)
+                });
+                same_hostnames &= found == Some(place);
+                let before = found.zip(previous).and_then(|(at, previous)| {
+                    cursor = at + 1;
+                    previous.plan.hosts.get(at).zip(previous.hosts.get(at))
+                });
+                let all_resolved = previous.is_some_and(|previous| previous.resolved);
+                let table = match before {
+                    Some((plan, table))
+                        if Arc::ptr_eq(plan, host) && (all_resolved || table.is_resolved()) =>
+                    {
+                        return table.clone();
+                    }
+                    before => Arc::new(HostTable::compile(host, before.map(|(_, t)| &**t), with, compiler)),
+                };
+                resolved &= table.is_resolved();
+                table
             })
             .collect();
         let index = match previous {
@@ -54,7 +69,7 @@ impl ListenerTable {
         };
         Self {
             plan: listener.clone(),
-            resolved: hosts.iter().all(|host| host.is_resolved()),
+            resolved,
             hosts,
             index,
             metrics: with.metrics.listener(&listener.source),

@@ -14,9 +14,10 @@ mod listener;
 mod patterns;
 mod regexes;
 mod rule;
+mod trace;
+
 #[cfg(test)]
 mod tests;
-mod trace;
 
 use std::sync::Arc;
 

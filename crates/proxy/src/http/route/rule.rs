@@ -64,6 +64,11 @@ impl RuleEntry {
             })
     }
 
+    /// Whether a filter of it answers CORS preflights.
+    pub(super) fn answers_preflights(&self) -> bool {
+        self.filters.has_cors() || self.shares.iter().any(|share| share.filters.has_cors())
+    }
+
     /// The rule as the plan has it.
     pub fn plan(&self) -> &Arc<plan::Rule> {
         &self.plan

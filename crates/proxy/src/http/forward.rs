@@ -1,0 +1,334 @@
+//! Sends a request to a backend: picks an endpoint, gets a connection, tries, tries again, keeps time.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use portway_plan::{BackendProtocol, RuleKind, Timeouts};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::h1::{Answer, Progress, SendError, SendOptions};
+use super::inbound::Inbound;
+use super::retry::{Outcome, Retries};
+use super::{Body, BodySource, Frame, Informational, RequestHead, Tunnel, h2};
+use crate::fault::{Fault, FaultKind};
+use crate::observe::Exchange;
+use crate::upstream::{Backend, Connection, Lease, Pools, Protocol, Retrying};
+
+/// A request on its way to a backend.
+pub(crate) struct Forward<'a> {
+    /// The worker's connections.
+    pub(crate) pools: &'a Rc<Pools>,
+    /// Where to.
+    pub(crate) backend: &'a Arc<Backend>,
+    /// The kind of the rule: gRPC goes over HTTP/2.
+    pub(crate) kind: RuleKind,
+    /// Limits in time.
+    pub(crate) timeouts: &'a Timeouts,
+    /// When to try again.
+    pub(crate) retries: Retries<'a>,
+    /// The request, as filters have left it.
+    pub(crate) head: RequestHead,
+    /// Its body.
+    pub(crate) body: Inbound,
+    /// The protocol that the client asks to switch to.
+    pub(crate) upgrade: Option<Bytes>,
+    /// The client waits for `100 Continue`.
+    pub(crate) expects_continue: bool,
+    /// Told of 1xx responses.
+    pub(crate) informational: Option<Informational>,
+}
+
+/// A timer that may be armed.
+type Deadline = Option<Pin<Box<Sleep>>>;
+
+/// A connection's answer, or how far the request got, and whether the connection had idled before.
+struct Tried {
+    result: Result<Answer, SendError>,
+    reused: bool,
+}
+
+impl Forward<'_> {
+    /// Sends it, as often as it takes. The answer's body keeps the rule's time to its end.
+    ///
+    /// # Errors
+    /// When no try gave an answer: the last one's fault.
+    pub(crate) async fn send(mut self, exchange: &mut Exchange) -> Result<Answer, Fault> {
+        let mut deadline = self.request_deadline().map(|at| Box::pin(sleep_until(at)));
+        let mut tried = None;
+        let mut fresh = false;
+        // Held from a retry's begin to the end of its response.
+        let mut budget: Option<Retrying> = None;
+        loop {
+            let lease = self.pools.lease(self.backend, tried).await?;
+            let endpoint = lease.endpoint();
+            tried = Some(endpoint.id());
+            exchange.begin_try(endpoint.address(), &mut self.head.headers);
+            let begun = Instant::now();
+            let mut per_try = self.timeouts.backend_request.filter(|t| !t.is_zero()).and_then(|timeout| {
+                let at = begun + timeout;
+                let sooner = deadline.as_ref().is_none_or(|whole| at < whole.deadline());
+                sooner.then(|| Box::pin(sleep_until(at)))
+            });
+            let Tried { result, reused } = self.try_once(&lease, fresh, &mut deadline, &mut per_try).await;
+            let took = begun.elapsed();
+            let (outcome, result) = match result {
+                Ok(answer) => {
+                    exchange.end_try(took, Ok(answer.head.status));
+                    (Outcome::Status(answer.head.status), Ok(answer))
+                }
+                Err(SendError { fault, progress, .. }) => {
+                    exchange.end_try(took, Err(fault.kind));
+                    (Outcome::Failed { kind: fault.kind, progress, reused }, Err(fault))
+                }
+            };
+            let over = deadline.as_ref().is_some_and(|whole| whole.is_elapsed());
+            if !over
+                && let Some((pause, taken)) = self.again(outcome, deadline.as_ref().map(|d| d.deadline()))
+            {
+                // The answer that is not taken is cut; the connection with it, unless it has ended.
+                drop((result, lease));
+                budget = taken.or(budget);
+                fresh = reused;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                continue;
+            }
+            self.body.settle();
+            exchange.received = self.body.received();
+            return result.map(|answer| {
+                let limits = Limited { lease, deadlines: [per_try, deadline], _budget: budget };
+                limits.attach(answer)
+            });
+        }
+    }
+
+    /// Until when the exchange must have ended: the rule's timeout, or gRPC's own if that is sooner.
+    fn request_deadline(&self) -> Option<Instant> {
+        let rule = self.timeouts.request.filter(|timeout| !timeout.is_zero());
+        let grpc = self.head.headers.get("grpc-timeout").and_then(grpc_timeout);
+        let timeout = match (rule, grpc) {
+            (Some(rule), Some(grpc)) => rule.min(grpc),
+            (one, other) => one.or(other)?,
+        };
+        Instant::now().checked_add(timeout)
+    }
+
+    /// Whether to try again, after which pause, with what is taken from the budget.
+    fn again(&mut self, outcome: Outcome, deadline: Option<Instant>) -> Option<(Duration, Option<Retrying>)> {
+        if !self.body.can_replay() {
+            return None;
+        }
+        let again = self.retries.next(outcome)?;
+        // A pause beyond the end would only turn this answer into a timeout.
+        if deadline.is_some_and(|end| Instant::now() + again.pause >= end) {
+            return None;
+        }
+        let taken = match again.counted {
+            true => Some(self.backend.take_retry(self.pools.limits().retry_budget_percent)?),
+            false => None,
+        };
+        Some((again.pause, taken))
+    }
+
+    fn protocol(&self, fresh: bool) -> Protocol {
+        let h2 = match (self.backend.protocol(), self.kind) {
+            (BackendProtocol::H2c, _) | (_, RuleKind::Grpc) => true,
+            (BackendProtocol::Unspecified | BackendProtocol::Http1, RuleKind::Http) => false,
+        };
+        match h2 {
+            true => Protocol::H2,
+            // A tunnel never comes back, so it takes none of those that would.
+            false if fresh || self.upgrade.is_some() => Protocol::H1Fresh,
+            false => Protocol::H1,
+        }
+    }
+
+    /// One try, as long as time allows.
+    async fn try_once(
+        &self,
+        lease: &Rc<Lease>,
+        fresh: bool,
+        deadline: &mut Deadline,
+        per_try: &mut Deadline,
+    ) -> Tried {
+        let reused = Cell::new(false);
+        let mut attempt = pin!(self.attempt(lease, fresh, &reused));
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            let late = poll_deadline(deadline, cx).is_ready() || poll_deadline(per_try, cx).is_ready();
+            if late || lease.poll_expired(cx).is_ready() {
+                let fault = FaultKind::UpstreamTimeout.into();
+                return Poll::Ready(Err(SendError { fault, progress: Progress::Unanswered, body: None }));
+            }
+            Poll::Pending
+        })
+        .await;
+        Tried { result, reused: reused.get() }
+    }
+
+    async fn attempt(
+        &self,
+        lease: &Rc<Lease>,
+        fresh: bool,
+        was_reused: &Cell<bool>,
+    ) -> Result<Answer, SendError> {
+        let connection = self.pools.connection(lease, self.protocol(fresh)).await;
+        match connection {
+            Ok(Connection::H1 { client, reused }) => {
+                was_reused.set(reused);
+                let options = SendOptions {
+                    expects_continue: self.expects_continue,
+                    upgrade: self.upgrade.clone(),
+                    informational: self.informational.clone(),
+                    recycle: Some(lease.clone()),
+                };
+                client.send(&self.head, self.body.attempt(lease), options).await
+            }
+            Ok(Connection::H2(client)) => {
+                was_reused.set(client.has_answered());
+                let outgoing = h2::client::Outgoing {
+                    head: &self.head,
+                    endpoint: lease.endpoint().address(),
+                    body: self.body.attempt(lease),
+                    informational: self.informational.clone(),
+                    hold: lease.clone(),
+                };
+                client.send(outgoing).await
+            }
+            Err(fault) => Err(SendError { fault, progress: Progress::Unsent, body: None }),
+        }
+    }
+}
+
+fn poll_deadline(deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<()> {
+    match deadline {
+        Some(sleep) => sleep.as_mut().poll(cx),
+        None => Poll::Pending,
+    }
+}
+
+/// `grpc-timeout` (gRPC over HTTP/2): at most 8 digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let amount = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// What an answer's body stands under until it has ended.
+struct Limited {
+    lease: Rc<Lease>,
+    /// Of the try and of the whole.
+    deadlines: [Deadline; 2],
+    _budget: Option<Retrying>,
+}
+
+impl Limited {
+    fn attach(self, mut answer: Answer) -> Answer {
+        if let Some(io) = answer.tunnel.take() {
+            // The rule's time is that of the handshake; a tunnel has its own limits.
+            answer.tunnel = Some(Box::new(Held { io, _lease: self.lease }));
+        } else if let Body::Stream(_) = answer.body {
+            answer.body = Body::Stream(Box::new(LimitedBody { body: answer.body, limited: self }));
+        }
+        answer
+    }
+}
+
+struct LimitedBody {
+    body: Body,
+    limited: Limited,
+}
+
+impl BodySource for LimitedBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        if let Poll::Ready(frame) = self.body.poll_frame(cx) {
+            self.limited.lease.touch();
+            return Poll::Ready(frame);
+        }
+        let late = self.limited.deadlines.iter_mut().any(|d| poll_deadline(d, cx).is_ready());
+        if late || self.limited.lease.poll_expired(cx).is_ready() {
+            // The connection is in the middle of a response: closed, not kept.
+            self.body = Body::Empty;
+            return Poll::Ready(Some(Err(FaultKind::UpstreamTimeout.into())));
+        }
+        Poll::Pending
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.body.remaining()
+    }
+}
+
+/// A tunnel, counted in flight.
+struct Held {
+    io: Box<dyn Tunnel>,
+    _lease: Rc<Lease>,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts() {
+        for (text, want) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("99999999u", Some(Duration::from_micros(99_999_999))),
+            ("1n", Some(Duration::from_nanos(1))),
+            ("123456789S", None),
+            ("S", None),
+            ("-1S", None),
+            ("1s", None),
+            ("", None),
+        ] {
+            assert_eq!(grpc_timeout(text.as_bytes()), want, "{text}");
+        }
+    }
+}

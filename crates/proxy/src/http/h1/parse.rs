@@ -1,0 +1,440 @@
+//! Heads: bytes in, [`RequestHead`] or [`ResponseHead`] and the body's framing out.
+//!
+//! `httparse` splits the lines; what it lets through and RFC 9112 leaves to the recipient is refused here.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::{Buf, Bytes};
+use http::{Method, StatusCode};
+use httparse::{Header, ParserConfig, Status};
+use smallvec::SmallVec;
+
+use super::framing::{self, Decoder};
+use super::names::{self, ConnectionOptions, InvalidConnection, Own};
+use super::target;
+use super::{Settings, Underscores};
+use crate::fault::FaultKind;
+use crate::http::{Authority, Headers, RequestHead, ResponseHead, Scheme, Version};
+
+/// Field lines for which there is room; `Settings::max_headers` cannot be more.
+const MOST_HEADERS: usize = 256;
+
+/// The longest method name. WebDAV's longest has 17.
+const MAX_METHOD: usize = 32;
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) kind: FaultKind,
+    pub(super) detail: &'static str,
+}
+
+/// What breaks the protocol, in a word for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+impl From<Malformed> for Refusal {
+    fn from(Malformed(detail): Malformed) -> Self {
+        Self { kind: FaultKind::BadRequest, detail }
+    }
+}
+
+impl From<InvalidConnection> for Malformed {
+    fn from(_: InvalidConnection) -> Self {
+        Self("Connection names a field that it may not")
+    }
+}
+
+/// A request's head, and what it says about the rest of the connection.
+#[derive(Debug)]
+pub(super) struct ReceivedRequest {
+    pub(super) head: RequestHead,
+    pub(super) body: Decoder,
+    pub(super) upgrade: Option<Bytes>,
+    pub(super) expects_continue: bool,
+    /// The client lets the connection be used again.
+    pub(super) keep_alive: bool,
+}
+
+/// A response's head, and what it says about the rest of the connection.
+#[derive(Debug)]
+pub(super) struct ReceivedResponse {
+    pub(super) head: ResponseHead,
+    pub(super) body: Decoder,
+    pub(super) keep_alive: bool,
+}
+
+/// Where in the input a head is looked for, so that one that comes byte by byte is not read again for each.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// An empty line ahead of the request line has been skipped.
+    skipped: bool,
+    /// The input's length up to which there is no end of a head.
+    scanned: usize,
+    /// The input's length at the last attempt.
+    attempted: usize,
+}
+
+impl Progress {
+    /// Whether it is worth reading: at first, so that nonsense is refused at its first bytes; when the head
+    /// seems complete; and each time that it has doubled.
+    fn is_due(&mut self, input: &[u8]) -> bool {
+        let from = self.scanned.saturating_sub(3);
+        self.scanned = input.len();
+        let complete = memchr::memchr_iter(b'\n', &input[from..])
+            .any(|at| matches!(input[from + at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]));
+        let due = complete || self.attempted == 0 || input.len() >= 2 * self.attempted;
+        if due {
+            self.attempted = input.len();
+        }
+        due
+    }
+}
+
+/// Byte ranges of a field's name and value in the head.
+struct Line {
+    name: Range<u32>,
+    value: Range<u32>,
+}
+
+type Lines = SmallVec<[Line; 32]>;
+
+fn place(base: &[u8], part: &[u8]) -> Range<u32> {
+    let start = (part.as_ptr() as usize - base.as_ptr() as usize) as u32;
+    start..start + part.len() as u32
+}
+
+/// The lines that are kept, pointing into the head.
+fn headers(raw: Bytes, lines: &[Line]) -> Headers {
+    let mut headers = Headers::received(raw);
+    // And a few that are added on the way.
+    headers.reserve(lines.len() + 6);
+    let range = |r: &Range<u32>| r.start as usize..r.end as usize;
+    lines.iter().for_each(|line| headers.push_raw(range(&line.name), range(&line.value)));
+    headers
+}
+
+/// Takes the head off the input.
+fn take_head(input: &mut Bytes, len: usize) -> Bytes {
+    if input.len() == len {
+        return std::mem::take(input);
+    }
+    // A copy, so that the head does not keep alive what was read with it.
+    let head = Bytes::copy_from_slice(&input[..len]);
+    input.advance(len);
+    head
+}
+
+/// httparse takes a bare LF for a line's end; two parsers that differ on that are what smuggling needs.
+fn ends_in_crlf(head: &[u8], fields: &[Header<'_>]) -> bool {
+    let base = head.as_ptr() as usize;
+    head.ends_with(b"\r\n\r\n")
+        && fields.iter().all(|field| {
+            let start = field.name.as_ptr() as usize - base;
+            start >= 2 && head[start - 2..start] == *b"\r\n"
+        })
+}
+
+fn config() -> ParserConfig {
+    ParserConfig::default()
+}
+
+/// Reads a request's head off the input; `None`: there is more to come.
+pub(super) fn request(
+    input: &mut Bytes,
+    progress: &mut Progress,
+    scheme: Scheme,
+    settings: &Settings,
+) -> Result<Option<ReceivedRequest>, Refusal> {
+    if !progress.skipped && input.first() == Some(&b'\r') {
+        // RFC 9112 section 2.2: an empty line ahead of the request line is ignored; one.
+        match input.get(1) {
+            None => return Ok(None),
+            Some(b'\n') => input.advance(2),
+            Some(_) => return Err(Malformed("a bare carriage return").into()),
+        }
+        progress.skipped = true;
+    }
+    match input.first() {
+        None => return Ok(None),
+        Some(b'\r' | b'\n') => return Err(Malformed("an empty line ahead of the request").into()),
+        Some(_) => {}
+    }
+    if !progress.is_due(input) {
+        return if input.len() > settings.max_head { Err(too_large(input, settings)) } else { Ok(None) };
+    }
+
+    let mut space = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let space = &mut space[..settings.max_headers.min(MOST_HEADERS)];
+    let mut parsed = httparse::Request::new(&mut []);
+    let len = match config().parse_request_with_uninit_headers(&mut parsed, input, space) {
+        Ok(Status::Complete(len)) if len <= settings.max_head => len,
+        Ok(Status::Partial) if input.len() < settings.max_head => return Ok(None),
+        Ok(_) => return Err(too_large(input, settings)),
+        Err(error) => return Err(refusal(error)),
+    };
+    let head = &input[..len];
+    if !ends_in_crlf(head, parsed.headers) {
+        return Err(Malformed("a bare line feed").into());
+    }
+    let target = parsed.path.unwrap_or_default().as_bytes();
+    if target.len() > settings.max_target {
+        return Err(Refusal { kind: FaultKind::TargetTooLong, detail: "the target is too long" });
+    }
+    let target = place(head, target);
+    let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    let method = match Method::from_bytes(method) {
+        Ok(Method::CONNECT) => {
+            return Err(Refusal { kind: FaultKind::NotImplemented, detail: "CONNECT" });
+        }
+        Ok(known) if method.len() <= MAX_METHOD => known,
+        _ => return Err(Malformed("not a method").into()),
+    };
+
+    let mut lines = Lines::new();
+    let mut fields = Fields::default();
+    let mut host = None;
+    for header in parsed.headers.iter() {
+        let (name, value) = (header.name.as_bytes(), header.value);
+        if !settings.allow_obs_text && !value.is_ascii() {
+            return Err(Malformed("a field value with bytes above 0x7F").into());
+        }
+        let keep = match names::own(name) {
+            None => memchr::memchr(b'_', name).is_none() || keep_underscore(name, settings)?,
+            Some(Own::Host) => {
+                if host.replace(place(head, value)).is_some() {
+                    return Err(Malformed("more than one Host").into());
+                }
+                false
+            }
+            Some(Own::Expect) if version == Version::Http10 => false,
+            Some(Own::Expect) => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal {
+                        kind: FaultKind::ExpectationFailed,
+                        detail: "an unknown expectation",
+                    });
+                }
+                fields.expects_continue = true;
+                false
+            }
+            Some(own) => fields.read(own, value, head)?,
+        };
+        if keep {
+            lines.push(Line { name: place(head, name), value: place(head, value) });
+        }
+    }
+    let body = fields.framing(version == Version::Http11, settings.max_headers)?.unwrap_or(Decoder::Done);
+
+    let raw = take_head(input, len);
+    let slice = |r: Range<u32>| raw.slice(r.start as usize..r.end as usize);
+    let host = match host {
+        Some(host) => Some(Authority::parse(slice(host)).map_err(|_| Malformed("not a Host"))?),
+        None if version == Version::Http11 => return Err(Malformed("no Host").into()),
+        None => None,
+    };
+    let target = target::read(slice(target), &method, scheme, host.as_ref())?;
+    let authority = match target.authority.or(host) {
+        Some(authority) => authority,
+        None => Authority::parse(Bytes::new()).map_err(|_| Malformed("no Host"))?,
+    };
+    if version == Version::Http11 && authority.host().is_empty() {
+        return Err(Malformed("an empty Host").into());
+    }
+
+    let may_upgrade = version == Version::Http11 && fields.options.upgrade && !fields.has_framing();
+    let upgrade = fields.upgrade.filter(|_| may_upgrade).map(slice).filter(|p| is_foreign_protocol(p));
+    let mut headers = headers(raw.clone(), &lines);
+    fields.options.strip(&mut headers);
+    if fields.te_trailers {
+        headers.append("TE", "trailers");
+    }
+    let keep_alive = !fields.options.close && (version == Version::Http11 || fields.options.keep_alive);
+    let head = RequestHead { method, scheme, authority, target: target.target, version, headers };
+    let expects_continue = fields.expects_continue && !body.is_done();
+    Ok(Some(ReceivedRequest { head, body, upgrade, expects_continue, keep_alive }))
+}
+
+/// Reads a response's head off the input; `None`: there is more to come. `to_head`: it answers a HEAD.
+pub(super) fn response(
+    input: &mut Bytes,
+    progress: &mut Progress,
+    to_head: bool,
+    max_head: usize,
+    max_headers: usize,
+) -> Result<Option<ReceivedResponse>, Malformed> {
+    const TOO_LARGE: Malformed = Malformed("the head is too large");
+    match input.first() {
+        None => return Ok(None),
+        Some(b'H') => {}
+        // httparse skips empty lines.
+        Some(_) => return Err(Malformed("not HTTP/1")),
+    }
+    if !progress.is_due(input) {
+        return if input.len() > max_head { Err(TOO_LARGE) } else { Ok(None) };
+    }
+    let mut space = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let space = &mut space[..max_headers.min(MOST_HEADERS)];
+    let mut parsed = httparse::Response::new(&mut []);
+    let len = match config().parse_response_with_uninit_headers(&mut parsed, input, space) {
+        Ok(Status::Complete(len)) if len <= max_head => len,
+        Ok(Status::Partial) if input.len() < max_head => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+        Err(httparse::Error::Version) => return Err(Malformed("not HTTP/1.0 or 1.1")),
+        Err(_) => return Err(Malformed("a malformed head")),
+    };
+    let head = &input[..len];
+    let reason_ends_line = memchr::memchr(b'\n', head).is_some_and(|at| at > 0 && head[at - 1] == b'\r');
+    if !ends_in_crlf(head, parsed.headers) || !reason_ends_line {
+        return Err(Malformed("a bare line feed"));
+    }
+    let version_1_1 = parsed.version == Some(1);
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    // Status codes end at 599 (RFC 9110 section 15).
+    let status = status.filter(|s| s.as_u16() < 600).ok_or(Malformed("not a status"))?;
+
+    let mut lines = Lines::new();
+    let mut fields = Fields::default();
+    let without_body = to_head || status == StatusCode::NOT_MODIFIED;
+    for header in parsed.headers.iter() {
+        let (name, value) = (header.name.as_bytes(), header.value);
+        let keep = match names::own(name) {
+            None | Some(Own::Host | Own::Expect) => true,
+            Some(Own::Upgrade) => status == StatusCode::SWITCHING_PROTOCOLS,
+            Some(own) => fields.read(own, value, head)? || (without_body && own == Own::ContentLength),
+        };
+        if keep {
+            lines.push(Line { name: place(head, name), value: place(head, value) });
+        }
+    }
+    let framing = fields.framing(version_1_1, max_headers);
+    let body = match status.as_u16() {
+        _ if without_body => Decoder::Done,
+        101 if fields.has_framing() => return Err(Malformed("a 101 with a length")),
+        100..200 | 204 => Decoder::Done,
+        _ => framing?.unwrap_or(Decoder::UntilClose),
+    };
+    let mut headers = headers(take_head(input, len), &lines);
+    fields.options.strip(&mut headers);
+    let keep_alive = !fields.options.close
+        && (version_1_1 || fields.options.keep_alive)
+        && !matches!(body, Decoder::UntilClose);
+    Ok(Some(ReceivedResponse { head: ResponseHead { status, headers }, body, keep_alive }))
+}
+
+/// Reads a trailer section with its empty line.
+pub(super) fn fields(raw: Bytes, max_headers: usize) -> Result<Headers, Malformed> {
+    let mut space = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let parsed = match httparse::parse_headers(&raw, &mut space[..max_headers.min(MOST_HEADERS)]) {
+        Ok(Status::Complete((len, parsed))) if len == raw.len() => parsed,
+        _ => return Err(Malformed("a malformed trailer section")),
+    };
+    // The first line has no line before it.
+    if !raw.ends_with(b"\r\n\r\n") || !ends_in_crlf(&raw, parsed.get(1..).unwrap_or_default()) {
+        return Err(Malformed("a bare line feed in the trailer section"));
+    }
+    let lines: Lines = parsed
+        .iter()
+        .map(|field| Line { name: place(&raw, field.name.as_bytes()), value: place(&raw, field.value) })
+        .collect();
+    Ok(headers(raw, &lines))
+}
+
+/// What the fields that are the engine's own say.
+#[derive(Default)]
+struct Fields {
+    length: Option<u64>,
+    chunked: bool,
+    options: ConnectionOptions,
+    upgrade: Option<Range<u32>>,
+    upgrades: usize,
+    expects_continue: bool,
+    te_trailers: bool,
+}
+
+impl Fields {
+    /// Takes one in. Always `Ok(false)`: the line itself is not kept.
+    fn read(&mut self, own: Own, value: &[u8], head: &[u8]) -> Result<bool, Malformed> {
+        match own {
+            Own::ContentLength => {
+                let length = framing::content_length(value).ok_or(Malformed("not a Content-Length"))?;
+                if self.length.replace(length).is_some() {
+                    return Err(Malformed("more than one Content-Length"));
+                }
+            }
+            Own::TransferEncoding => {
+                if std::mem::replace(&mut self.chunked, true) || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed("a Transfer-Encoding other than chunked"));
+                }
+            }
+            Own::Connection => self.options.read(value)?,
+            Own::Te => {
+                self.te_trailers |=
+                    value.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+            }
+            Own::Upgrade => {
+                self.upgrades += 1;
+                self.upgrade = (self.upgrades == 1).then(|| place(head, value));
+            }
+            Own::Host | Own::Expect | Own::Dropped => {}
+        }
+        Ok(false)
+    }
+
+    fn has_framing(&self) -> bool {
+        self.chunked || self.length.is_some()
+    }
+
+    /// RFC 9112 section 6.3, with every case that it leaves to the recipient refused.
+    fn framing(&self, version_1_1: bool, max_headers: usize) -> Result<Option<Decoder>, Malformed> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(Malformed("both Transfer-Encoding and Content-Length")),
+            (true, None) if !version_1_1 => Err(Malformed("Transfer-Encoding in HTTP/1.0")),
+            (true, None) => Ok(Some(Decoder::chunked(max_headers))),
+            (false, Some(0)) => Ok(Some(Decoder::Done)),
+            (false, Some(length)) => Ok(Some(Decoder::Length(length))),
+            (false, None) => Ok(None),
+        }
+    }
+}
+
+fn keep_underscore(name: &[u8], settings: &Settings) -> Result<bool, Malformed> {
+    match settings.underscores {
+        Underscores::DropTwins => Ok(!names::is_protected(name)),
+        Underscores::Drop => Ok(false),
+        Underscores::Reject => Err(Malformed("an underscore in a field name")),
+    }
+}
+
+/// One protocol, and none under which the connection would carry further HTTP requests past the routes
+/// (`h2c`, `HTTP/2.0`) or hide what it carries (`TLS/1.0`).
+fn is_foreign_protocol(value: &[u8]) -> bool {
+    let name = value.split(|b| *b == b'/').next().unwrap_or_default();
+    !name.is_empty()
+        && value.iter().all(|b| names::is_token(*b) || *b == b'/')
+        && ![&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|n| name.eq_ignore_ascii_case(n))
+}
+
+fn too_large(input: &[u8], settings: &Settings) -> Refusal {
+    let line = memchr::memchr(b'\n', input).unwrap_or(input.len());
+    if line > settings.max_target + MAX_METHOD {
+        Refusal { kind: FaultKind::TargetTooLong, detail: "the target is too long" }
+    } else {
+        Refusal { kind: FaultKind::HeadersTooLarge, detail: "the head is too large" }
+    }
+}
+
+fn refusal(error: httparse::Error) -> Refusal {
+    use httparse::Error as E;
+    let (kind, detail) = match error {
+        E::TooManyHeaders => (FaultKind::HeadersTooLarge, "too many header fields"),
+        E::Version => (FaultKind::VersionNotSupported, "a version other than HTTP/1.0 and 1.1"),
+        E::HeaderName => (FaultKind::BadRequest, "a malformed field name"),
+        E::HeaderValue => (FaultKind::BadRequest, "a malformed field value"),
+        E::NewLine => (FaultKind::BadRequest, "a malformed line end"),
+        E::Token | E::Status => (FaultKind::BadRequest, "a malformed request line"),
+    };
+    Refusal { kind, detail }
+}

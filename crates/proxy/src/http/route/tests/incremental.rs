@@ -1,0 +1,105 @@
+//! A change costs what it touches, and what it does not touch lives on.
+
+use super::*;
+use crate::http::filters::tests::backends;
+
+fn shares_of(table: &PortTable, url: &str, requests: usize) -> Vec<usize> {
+    let head = request("GET", url);
+    let mut counts = vec![0; 2];
+    for _ in 0..requests {
+        let matched = table.route(&head, None).expect("a match");
+        let share = matched.rule.choose().expect("a share");
+        counts[usize::from(share.plan.weight == 1)] += 1;
+    }
+    counts
+}
+
+fn weighted(hostname: &str, route: &str) -> Arc<Host> {
+    host(hostname, vec![entry(prefix(""), &rule(route, &[9, 1]))])
+}
+
+#[test]
+fn only_the_changed_host_is_compiled() {
+    let service = backends(&["gone"]);
+    let metrics = Metrics::new(1);
+    let hosts: Vec<_> = (0..100).map(|i| site(&format!("h{i:02}.example"), &format!("r{i}"))).collect();
+    let other = listener("*.other", false, vec![site("a.other", "other")]);
+    let first = PortTable::compile(
+        &port(vec![other.clone(), listener("", false, hosts.clone())]),
+        None,
+        &service,
+        &metrics,
+    );
+    let mut changed = hosts;
+    changed[7] = site("h07.example", "new");
+    changed.remove(50);
+    changed.insert(0, site("added.example", "added"));
+    let second = PortTable::compile(
+        &port(vec![other, listener("", false, changed)]),
+        Some(&first),
+        &service,
+        &metrics,
+    );
+    assert!(Arc::ptr_eq(&first.listeners()[0], &second.listeners()[0]));
+    let before = first.listeners()[1].hosts();
+    let after = second.listeners()[1].hosts();
+    let shared = after.iter().filter(|a| before.iter().any(|b| Arc::ptr_eq(a, b))).count();
+    assert_eq!((after.len(), shared), (100, 98));
+    for (url, wanted) in [
+        ("http://h07.example/", Ok("new")),
+        ("http://h08.example/", Ok("r8")),
+        ("http://h99.example/", Ok("r99")),
+        ("http://added.example/", Ok("added")),
+        ("http://h50.example/", Err(FaultKind::NoRoute)),
+    ] {
+        assert_eq!(get(&second, url).as_deref(), wanted.as_deref(), "{url}");
+    }
+}
+
+#[test]
+fn a_rule_keeps_its_place_in_the_weights_when_its_neighbours_change() {
+    let service = backends(&["gone"]);
+    let metrics = Metrics::new(1);
+    let kept = rule("kept", &[9, 1]);
+    let with = |path: &str, hosts: Vec<Arc<Host>>| {
+        let mut hosts = hosts;
+        hosts.push(host("", vec![entry(exact(path), &rule("new", &[])), entry(prefix(""), &kept)]));
+        port(vec![listener("", false, hosts)])
+    };
+    let first = PortTable::compile(&with("/x", vec![]), None, &service, &metrics);
+    let mut counts = shares_of(&first, "http://a/", 4);
+    let second = PortTable::compile(&with("/y", vec![site("b", "b")]), Some(&first), &service, &metrics);
+    assert_eq!(get(&second, "http://a/y").as_deref(), Ok("new"));
+    assert_eq!(get(&second, "http://a/x").as_deref(), Ok("kept"));
+    let rest = shares_of(&second, "http://a/", 6);
+    counts.iter_mut().zip(rest).for_each(|(count, more)| *count += more);
+    assert_eq!(counts, [9, 1]);
+}
+
+#[test]
+fn weights_are_exact_and_spread() {
+    let table = compile(&port(vec![listener("", false, vec![weighted("", "r")])]), None);
+    for _ in 0..20 {
+        assert_eq!(shares_of(&table, "http://a/", 10), [9, 1]);
+    }
+    for weights in [&[0, 0][..], &[]] {
+        let nothing = host("", vec![entry(prefix(""), &rule("r", weights))]);
+        let table = compile(&port(vec![listener("", false, vec![nothing])]), None);
+        let matched = table.route(&request("GET", "http://a/"), None).expect("a match");
+        assert!(matched.rule.choose().is_none());
+    }
+}
+
+#[test]
+fn a_backend_that_comes_late_is_found() {
+    let metrics = Metrics::new(1);
+    let planned = port(vec![listener("", false, vec![weighted("", "r")])]);
+    let has_backend = |table: &PortTable| {
+        let matched = table.route(&request("GET", "http://a/"), None).expect("a match");
+        matched.rule.share(0).is_some_and(|share| share.backend.is_some())
+    };
+    let without = PortTable::compile(&planned, None, &BackendMap::default(), &metrics);
+    assert!(!has_backend(&without));
+    let with = PortTable::compile(&planned, Some(&without), &backends(&["gone"]), &metrics);
+    assert!(has_backend(&with));
+}

@@ -1,0 +1,5 @@
+//! The HTTP/1.1 engine over real sockets: what a client and a backend see of it.
+
+mod client;
+mod harness;
+mod serving;

@@ -1,0 +1,290 @@
+//! Which files there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use portway_api::diagnostic::Diagnostic;
+
+/// Folders inside one another; more is a loop or a mistake.
+const MAX_DEPTH: usize = 32;
+
+/// How much the files may ask for. What goes beyond is an error that says so, and is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one file.
+    pub file_bytes: u64,
+    /// Files.
+    pub files: usize,
+    /// Bytes of all files together.
+    pub total_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { file_bytes: 16 << 20, files: 100_000, total_bytes: 1 << 30 }
+    }
+}
+
+/// What tells one content of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: (u64, u64),
+    modified: (i64, i64),
+    /// Changes even where a tool sets the time of modification back.
+    changed: (i64, i64),
+    pub(crate) bytes: u64,
+}
+
+impl Stamp {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: inode(metadata),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes: metadata.size(),
+        }
+    }
+}
+
+/// Device and inode: which file or folder it is, whatever its path.
+pub(crate) fn inode(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// A file or folder that the user named.
+#[derive(Clone, Debug)]
+pub(crate) struct Root {
+    /// As the user wrote it.
+    pub(crate) name: PathBuf,
+    pub(crate) path: PathBuf,
+}
+
+impl Root {
+    pub(crate) fn new(name: PathBuf) -> Self {
+        let path = std::path::absolute(&name).unwrap_or_else(|_| name.clone());
+        Self { name, path }
+    }
+}
+
+/// A file to read.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// As the user would write it.
+    pub(crate) name: Arc<str>,
+    pub(crate) stamp: Stamp,
+}
+
+/// What a walk through the roots finds.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// The files by absolute path.
+    pub(crate) files: BTreeMap<PathBuf, Found>,
+    /// Folders whose changes matter, each announced before it was listed.
+    pub(crate) folders: BTreeSet<PathBuf>,
+    /// Files and folders that are there, but are not read.
+    pub(crate) unreadable: HashSet<PathBuf>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+/// Walks through the roots.
+///
+/// `enter` is called for each folder before it is listed: a watch that begins then misses nothing.
+///
+/// `known` has the sizes of the files that were read before: a limit that is reached keeps out what is new, and
+/// takes nothing back.
+pub(crate) fn scan(
+    roots: &[Root],
+    limits: &Limits,
+    known: &dyn Fn(&Path) -> Option<u64>,
+    enter: &mut dyn FnMut(&Path, (u64, u64)),
+) -> Scan {
+    let mut walk = Walk {
+        scan: Scan::default(),
+        limits,
+        known,
+        enter,
+        watched: HashSet::new(),
+        seen: HashSet::new(),
+        bytes: 0,
+        refused: 0,
+    };
+    for root in roots {
+        walk.root(root);
+    }
+    if walk.refused > 0 {
+        let Limits { files, total_bytes, .. } = *limits;
+        walk.scan.diagnostics.push(Diagnostic::error(format!(
+            "too many files: {} are not read; Portway reads at most {files} files of {} MiB together",
+            walk.refused,
+            total_bytes >> 20
+        )));
+    }
+    walk.scan
+}
+
+struct Walk<'a> {
+    scan: Scan,
+    limits: &'a Limits,
+    known: &'a dyn Fn(&Path) -> Option<u64>,
+    enter: &'a mut dyn FnMut(&Path, (u64, u64)),
+    /// Watched folders by inode.
+    watched: HashSet<(u64, u64)>,
+    /// Files and folders by inode: what can be reached by two paths is read once.
+    seen: HashSet<(u64, u64)>,
+    bytes: u64,
+    refused: usize,
+}
+
+impl Walk<'_> {
+    fn root(&mut self, root: &Root) {
+        self.watch_around(&root.path);
+        match fs::metadata(&root.path) {
+            Ok(metadata) if metadata.is_dir() => self.folder(&root.path, &root.name, &metadata, 0),
+            Ok(metadata) if metadata.is_file() => self.file(&root.path, &root.name, &metadata),
+            Ok(_) => self.complain(&root.name, "is neither a file nor a folder", None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.complain(
+                    &root.name,
+                    "there is no such file or folder",
+                    Some("it is read once it appears"),
+                );
+            }
+            Err(error) => self.cannot_read(&root.path, &root.name, &error),
+        }
+    }
+
+    fn folder(&mut self, path: &Path, name: &Path, metadata: &Metadata, depth: usize) {
+        if depth > MAX_DEPTH {
+            return self.complain(name, &format!("more than {MAX_DEPTH} folders inside one another"), None);
+        }
+        if !self.seen.insert(inode(metadata)) {
+            return;
+        }
+        self.watch(path, metadata);
+        let entries = match fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(entries) => entries,
+            Err(error) => return self.cannot_read(path, name, &error),
+        };
+        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
+        names.sort();
+        for entry in names {
+            // Among them `..data` and the folders that it points to: the files of a mounted ConfigMap are
+            // links through it, and are found under their own names.
+            if entry.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let (path, name) = (path.join(&entry), join(name, &entry));
+            self.entry(&path, &name, depth);
+        }
+    }
+
+    fn entry(&mut self, path: &Path, name: &Path, depth: usize) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        let metadata = if metadata.is_symlink() {
+            match fs::metadata(path) {
+                Ok(target) => {
+                    if is_manifest(path) || target.is_dir() {
+                        self.watch_target(path);
+                    }
+                    target
+                }
+                Err(error) if is_manifest(path) => {
+                    return self.complain(name, &format!("broken link: {error}"), None);
+                }
+                Err(_) => return,
+            }
+        } else {
+            metadata
+        };
+        if metadata.is_dir() {
+            self.folder(path, name, &metadata, depth + 1);
+        } else if metadata.is_file() && is_manifest(path) {
+            self.file(path, name, &metadata);
+        }
+    }
+
+    fn file(&mut self, path: &Path, name: &Path, metadata: &Metadata) {
+        let Some(text) = name.to_str() else {
+            return self.complain(name, "the file's name is not UTF-8", Some("rename it"));
+        };
+        if !self.seen.insert(inode(metadata)) {
+            return;
+        }
+        // Files that are too large are not read, so they do not count.
+        let bytes = if metadata.size() > self.limits.file_bytes { 0 } else { metadata.size() };
+        let before = (self.known)(path);
+        let full = self.scan.files.len() >= self.limits.files || self.bytes + bytes > self.limits.total_bytes;
+        if full && before.is_none_or(|before| before < bytes) {
+            self.refused += 1;
+            self.scan.unreadable.insert(path.to_owned());
+            return;
+        }
+        self.bytes += bytes;
+        let found = Found { name: text.into(), stamp: Stamp::of(metadata) };
+        self.scan.files.insert(path.to_owned(), found);
+    }
+
+    /// Watches the folder that holds a root, or the nearest that exists: the root may be replaced, or appear.
+    fn watch_around(&mut self, root: &Path) {
+        for folder in root.ancestors().skip(1) {
+            if let Ok(metadata) = fs::metadata(folder)
+                && metadata.is_dir()
+            {
+                self.watch(folder, &metadata);
+                break;
+            }
+        }
+        self.watch_target(root);
+    }
+
+    /// Watches the folder that holds what a link leads to.
+    fn watch_target(&mut self, path: &Path) {
+        if let Ok(target) = fs::canonicalize(path)
+            && target != path
+            && let Some(folder) = target.parent()
+            && let Ok(metadata) = fs::metadata(folder)
+        {
+            self.watch(folder, &metadata);
+        }
+    }
+
+    fn watch(&mut self, folder: &Path, metadata: &Metadata) {
+        let inode = inode(metadata);
+        if self.watched.insert(inode) {
+            self.scan.folders.insert(folder.to_owned());
+            (self.enter)(folder, inode);
+        }
+    }
+
+    fn cannot_read(&mut self, path: &Path, name: &Path, error: &io::Error) {
+        self.scan.unreadable.insert(path.to_owned());
+        self.complain(
+            name,
+            &format!("cannot be read: {error}"),
+            Some("what was read from it before stays in use"),
+        );
+    }
+
+    fn complain(&mut self, name: &Path, message: &str, hint: Option<&str>) {
+        let error = Diagnostic::error(message).in_file(&name.to_string_lossy());
+        self.scan.diagnostics.push(match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        });
+    }
+}
+
+/// Whether a file in a folder is read, by its name.
+pub(crate) fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// `./a.yaml` is `a.yaml` to whoever reads about it.
+fn join(folder: &Path, entry: &std::ffi::OsStr) -> PathBuf {
+    if folder == Path::new(".") { entry.into() } else { folder.join(entry) }
+}
