@@ -2,4 +2,5 @@
 
 mod client;
 mod harness;
+mod hostile;
 mod serving;
