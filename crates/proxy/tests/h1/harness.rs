@@ -10,7 +10,7 @@ use bytes::Bytes;
 use portway_proxy::drain::Drain;
 use portway_proxy::fault::{Fault, FaultKind};
 use portway_proxy::http::h1::{self, End, Settings};
-use portway_proxy::http::{Body, BodySource, Connection, Frame, Handler, Request, Response};
+use portway_proxy::http::{Body, BodySource, Connection, Frame, Handler, Headers, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet};
@@ -128,12 +128,23 @@ struct Fed(tokio::sync::mpsc::Receiver<Result<Frame, Fault>>);
 
 impl Feed {
     pub(crate) async fn send(&self, data: &'static str) {
-        let frame = Frame::Data(Bytes::from_static(data.as_bytes()));
-        self.0.send(Ok(frame)).await.unwrap_or_else(|_| panic!("nobody pulls the body"));
+        self.bytes(Bytes::from_static(data.as_bytes())).await;
+    }
+
+    pub(crate) async fn bytes(&self, data: Bytes) {
+        self.frame(Ok(Frame::Data(data))).await;
+    }
+
+    pub(crate) async fn trailers(&self, trailers: Headers) {
+        self.frame(Ok(Frame::Trailers(Box::new(trailers)))).await;
     }
 
     pub(crate) async fn fail(&self, kind: FaultKind) {
-        self.0.send(Err(kind.into())).await.unwrap_or_else(|_| panic!("nobody pulls the body"));
+        self.frame(Err(kind.into())).await;
+    }
+
+    async fn frame(&self, frame: Result<Frame, Fault>) {
+        self.0.send(frame).await.unwrap_or_else(|_| panic!("nobody pulls the body"));
     }
 }
 
