@@ -250,7 +250,7 @@ pub(crate) fn locate(resources: &Resources, key: &BackendKey) -> Endpoints {
         });
         return Endpoints { list: list.into_iter().collect() };
     }
-    let mut found: BTreeMap<(EndpointAddress, u16), (EndpointState, Option<Arc<str>>)> = BTreeMap::new();
+    let mut found: BTreeMap<(EndpointAddress, u16), News> = BTreeMap::new();
     for slice in resources.endpoint_slices(&key.object.namespace, &key.object.name) {
         let named = |name: &Option<String>| name.clone().unwrap_or_default();
         let number = slice.spec.ports.iter().find_map(|candidate| {
@@ -286,6 +286,9 @@ pub(crate) fn locate(resources: &Resources, key: &BackendKey) -> Endpoints {
         .map(|((address, port), (state, zone))| Endpoint { address, port, state, zone });
     Endpoints { list: list.collect() }
 }
+
+/// What a slice says of an endpoint: its state and its zone.
+type News = (EndpointState, Option<Arc<str>>);
 
 /// Whether an endpoint takes requests: `Active` when ready, or serving and not on its way out.
 fn state(endpoint: &portway_api::core::Endpoint, publish_not_ready: bool) -> Option<EndpointState> {

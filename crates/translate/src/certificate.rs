@@ -63,7 +63,7 @@ fn facts(chain: &[CertificateDer<'_>]) -> Result<(Vec<HostPattern>, i64), String
     let mut parsed = Vec::new();
     for (i, der) in chain.iter().enumerate() {
         match X509Certificate::from_der(der) {
-            Ok((rest, certificate)) if rest.is_empty() => parsed.push(certificate),
+            Ok(([], certificate)) => parsed.push(certificate),
             _ => return Err(format!("certificate {} in tls.crt is not valid DER", i + 1)),
         }
     }

@@ -54,11 +54,16 @@ const FEATURES: [&str; 39] = [
     "ReferenceGrant",
 ];
 
+/// A GatewayClass of Portway's.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassNode {
+    pub(crate) object: Arc<Stored<GatewayClass>>,
+    /// Why it is not accepted.
+    pub(crate) refused: Option<Finding>,
+}
+
 /// The classes that name Portway as their controller, and why they are refused.
-pub(crate) fn ours(
-    resources: &Resources,
-    options: &Options,
-) -> BTreeMap<Arc<str>, (Arc<Stored<GatewayClass>>, Option<Finding>)> {
+pub(crate) fn ours(resources: &Resources, options: &Options) -> BTreeMap<Arc<str>, ClassNode> {
     resources
         .all::<GatewayClass>()
         .filter(|class| class.spec.controller_name == options.controller_name)
@@ -73,26 +78,26 @@ pub(crate) fn ours(
                     ),
                 )
             });
-            (Arc::clone(&class.key.name), (Arc::clone(class), refused))
+            (Arc::clone(&class.key.name), ClassNode { object: Arc::clone(class), refused })
         })
         .collect()
 }
 
 /// The status of one of Portway's classes.
 pub(crate) fn status(
-    class: &GatewayClass,
-    refused: Option<&Finding>,
+    class: &ClassNode,
     options: &Options,
     past: Past<'_, GatewayClassStatus>,
 ) -> GatewayClassStatus {
-    let accepted = match refused {
+    let accepted = match &class.refused {
         Some(finding) => no(condition::ACCEPTED, finding.reason, finding.message.as_str()),
         None => yes(condition::ACCEPTED, "Accepted", "the class is served by Portway"),
     };
     let version =
         yes(SUPPORTED_VERSION, "SupportedVersion", format!("Gateway API {} is supported", crds::VERSION));
     let history = History::of(past, |status| Some(&status.conditions));
-    let conditions = condition::dated(&[accepted, version], class.metadata.generation, options.now, history);
+    let conditions =
+        condition::dated(&[accepted, version], class.object.metadata.generation, options.now, history);
     let feature = |name: &&str| SupportedFeature { name: (*name).to_owned() };
     GatewayClassStatus { conditions, supported_features: FEATURES.iter().map(feature).collect() }
 }

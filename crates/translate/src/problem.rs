@@ -9,6 +9,7 @@ use portway_api::object::ObjectKey;
 use portway_store::Resources;
 use serde::Serialize;
 
+use crate::class::ClassNode;
 use crate::listener::{Finding, ListenerId, ListenerNode};
 use crate::route::RouteNode;
 use crate::survey::{GatewayNode, SetNode, Survey};
@@ -81,8 +82,8 @@ fn ignored(paths: &[String]) -> impl Iterator<Item = Problem> {
     })
 }
 
-pub(crate) fn of_class(refused: Option<&Finding>) -> Vec<Problem> {
-    refused.map(Problem::from).into_iter().collect()
+pub(crate) fn of_class(class: &ClassNode) -> Vec<Problem> {
+    class.refused.iter().map(Problem::from).collect()
 }
 
 fn of_listener(node: &ListenerNode) -> Vec<Problem> {

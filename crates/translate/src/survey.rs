@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::core::Secret;
-use portway_api::gateway::{Gateway, GatewayClass, ListenerSet};
+use portway_api::gateway::{Gateway, ListenerSet};
 use portway_api::object::{KindId, Metadata, ObjectKey};
 use portway_plan::{Certificate, CertificateKey, HostPattern};
 use portway_store::{Resources, Stored};
 
 use crate::attach::{ListenerView, ParentView};
+use crate::class::ClassNode;
 use crate::listener::{Finding, ListenerNode};
 use crate::precedence::Seniority;
 use crate::{Options, certificate, class, contest, gateway, listenerset};
@@ -53,8 +54,8 @@ pub(crate) struct SetNode {
 /// What was found, all at once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Survey {
-    /// Portway's classes, and why they are refused.
-    pub(crate) classes: BTreeMap<Arc<str>, (Arc<Stored<GatewayClass>>, Option<Finding>)>,
+    /// Portway's classes.
+    pub(crate) classes: BTreeMap<Arc<str>, ClassNode>,
     /// The most senior first.
     pub(crate) gateways: Vec<GatewayNode>,
     /// Where each of them is in `gateways`.
@@ -142,7 +143,7 @@ pub(crate) fn survey(
         surveyor.gateway = object.key.clone();
         let class = survey.classes.get(object.spec.gateway_class_name.as_str());
         let mut node =
-            gateway::examine(object, class.and_then(|(_, refused)| refused.as_ref()), &mut surveyor);
+            gateway::examine(object, class.and_then(|class| class.refused.as_ref()), &mut surveyor);
         for set in sets.remove(&object.key).unwrap_or_default() {
             survey.owners.insert(set.key.clone(), object.key.clone());
             node.sets.push(listenerset::examine(set, &node, &mut surveyor));

@@ -367,16 +367,17 @@ impl Translator {
     /// The statuses of all classes, Gateways and sets, after a survey.
     fn write_parents(&mut self, resources: &Resources, options: &Options) {
         let mut known: BTreeSet<ObjectKey> = BTreeSet::new();
-        for (object, refused) in self.survey.classes.values() {
+        for class in self.survey.classes.values() {
+            let object = &class.object;
             let said = self.statuses.get(&object.key).cloned();
             let said = match said.as_deref() {
                 Some(Status::GatewayClass(status)) => Some(status),
                 _ => None,
             };
             let past = Past { said, object: object.object.status.as_ref() };
-            let status = class::status(object, refused.as_ref(), options, past);
+            let status = class::status(class, options, past);
             self.statuses.set(&object.key, Some(Status::GatewayClass(status)));
-            self.problems.set(&object.key, problem::of_class(refused.as_ref()));
+            self.problems.set(&object.key, problem::of_class(class));
             known.insert(object.key.clone());
         }
         let gateways: Vec<_> = self.survey.gateways.iter().map(|node| node.object.key.clone()).collect();
