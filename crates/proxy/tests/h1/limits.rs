@@ -1,0 +1,274 @@
+//! Time: clients that are slow, and workers that drain. The clock is the runtime's, and jumps to whatever is
+//! due as soon as nothing else can happen.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use portway_proxy::drain::Drain;
+use portway_proxy::fault::FaultKind;
+use portway_proxy::http::h1::{self, End, Settings};
+use portway_proxy::http::{Body, Handler, Request, Response, reply};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::{Instant, sleep};
+
+use crate::harness::{Answering, channel, collect, connection};
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(LocalSet::new().run_until(test))
+}
+
+fn served<H: Handler + 'static>(handler: H, drain: &Drain, buffer: usize) -> (DuplexStream, JoinHandle<End>) {
+    let (client, server) = tokio::io::duplex(buffer);
+    let watch = drain.watch();
+    let task = tokio::task::spawn_local(async move {
+        h1::serve(server, Bytes::new(), connection(), &handler, &Settings::default(), watch).await
+    });
+    (client, task)
+}
+
+/// Reads the body; says how that went.
+async fn sink(request: Request) -> Response {
+    match collect(request.body).await {
+        Ok(_) => Response::new(StatusCode::OK, Body::Empty),
+        Err(fault) => reply::fault(fault.kind),
+    }
+}
+
+async fn read_to_end(client: &mut DuplexStream) -> String {
+    let mut all = String::new();
+    client.read_to_string(&mut all).await.unwrap();
+    all
+}
+
+async fn read_head(client: &mut DuplexStream) -> String {
+    let mut all = Vec::new();
+    while !all.ends_with(b"\r\n\r\n") {
+        all.push(client.read_u8().await.unwrap());
+    }
+    String::from_utf8(all).unwrap()
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn seconds(since: Instant) -> u64 {
+    since.elapsed().as_secs()
+}
+
+#[test]
+fn an_idle_connection_is_closed_a_minute_after_its_last_request() {
+    run(async {
+        let began = Instant::now();
+        let (mut client, task) = served(Answering(sink), &Drain::default(), 4096);
+        for _ in 0..3 {
+            sleep(Duration::from_secs(50)).await;
+            client.write_all(GET).await.unwrap();
+            assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200"));
+        }
+        assert_eq!(read_to_end(&mut client).await, "");
+        assert_eq!((task.await.unwrap(), seconds(began)), (End::Idle, 150 + 60));
+    });
+}
+
+#[test]
+fn a_head_has_ten_seconds_however_it_drips() {
+    run(async {
+        let (client, task) = served(Answering(sink), &Drain::default(), 4096);
+        sleep(Duration::from_secs(30)).await;
+        let began = Instant::now();
+        let (mut reading, mut writing) = tokio::io::split(client);
+        let drip = tokio::task::spawn_local(async move {
+            for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX: ".iter().chain(&[b'x'; 100]) {
+                if writing.write_u8(*byte).await.is_err() {
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let mut all = String::new();
+        reading.read_to_string(&mut all).await.unwrap();
+        assert!(all.starts_with("HTTP/1.1 408 ") && all.contains("connection: close\r\n"), "{all}");
+        assert_eq!(seconds(began), 10);
+        drip.abort();
+        drop(reading);
+        assert_eq!(task.await.unwrap(), End::Rejected(FaultKind::RequestTimeout));
+    });
+}
+
+#[test]
+fn a_body_has_thirty_seconds_for_each_byte() {
+    run(async {
+        let began = Instant::now();
+        let (mut client, task) = served(Answering(sink), &Drain::default(), 4096);
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").await.unwrap();
+        for _ in 0..4 {
+            sleep(Duration::from_secs(25)).await;
+            client.write_all(b"x").await.unwrap();
+        }
+        let all = read_to_end(&mut client).await;
+        assert!(all.starts_with("HTTP/1.1 408 ") && all.contains("connection: close\r\n"), "{all}");
+        assert_eq!(seconds(began), 4 * 25 + 30);
+        drop(client);
+        assert_eq!(task.await.unwrap(), End::Finished);
+    });
+}
+
+#[test]
+fn a_body_pulled_by_another_task_is_timed_too() {
+    run(async {
+        let began = Instant::now();
+        let handler = Answering(|mut request: Request| async move {
+            let pull = tokio::task::spawn_local(async move { request.body.frame().await });
+            let fault = pull.await.unwrap().unwrap().unwrap_err();
+            reply::fault(fault.kind)
+        });
+        let (mut client, _task) = served(handler, &Drain::default(), 4096);
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 408 "));
+        assert_eq!(seconds(began), 30);
+    });
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    run(async {
+        let began = Instant::now();
+        let handler = Answering(|_| async {
+            Response::new(StatusCode::OK, Body::Full(Bytes::from(vec![b'x'; 1_000_000])))
+        });
+        let (mut client, task) = served(handler, &Drain::default(), 256);
+        client.write_all(GET).await.unwrap();
+        for _ in 0..3 {
+            // As long as it takes something, it is waited for.
+            sleep(Duration::from_secs(20)).await;
+            client.read_exact(&mut [0; 256]).await.unwrap();
+        }
+        assert_eq!(task.await.unwrap(), End::WriteTimeout);
+        assert_eq!(seconds(began), 3 * 20 + 30);
+    });
+}
+
+#[test]
+fn a_handler_may_take_as_long_as_it_likes() {
+    run(async {
+        let handler = Answering(|_| async {
+            sleep(Duration::from_secs(3600)).await;
+            Response::new(StatusCode::OK, Body::Empty)
+        });
+        let (mut client, _task) = served(handler, &Drain::default(), 4096);
+        client.write_all(GET).await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn a_drain_closes_idle_connections_and_lets_requests_finish() {
+    run(async {
+        let drain = Drain::default();
+        let (mut idle, idle_task) = served(Answering(sink), &drain, 4096);
+        let (feed, body) = channel();
+        let body = std::cell::Cell::new(Some(body));
+        let handler =
+            Answering(move |_| std::future::ready(Response::new(StatusCode::OK, body.take().unwrap())));
+        let (mut busy, busy_task) = served(handler, &drain, 4096);
+        busy.write_all(GET).await.unwrap();
+        feed.send("first").await;
+        read_head(&mut busy).await;
+
+        let began = Instant::now();
+        drain.begin(Instant::now() + Duration::from_secs(30));
+        assert_eq!(read_to_end(&mut idle).await, "");
+        assert_eq!((idle_task.await.unwrap(), seconds(began)), (End::Drained, 0));
+        feed.send("last").await;
+        drop(feed);
+        let mut rest = String::new();
+        while !rest.ends_with("0\r\n\r\n") {
+            rest.push(char::from(busy.read_u8().await.unwrap()));
+        }
+        assert_eq!(rest, "5\r\nfirst\r\n4\r\nlast\r\n0\r\n\r\n");
+        assert_eq!(read_to_end(&mut busy).await, "");
+        drop(busy);
+        assert_eq!(busy_task.await.unwrap(), End::Drained);
+    });
+}
+
+#[test]
+fn a_request_that_begins_while_the_worker_drains_is_the_last() {
+    run(async {
+        let drain = Drain::default();
+        let (mut client, task) = served(Answering(sink), &drain, 4096);
+        client.write_all(&GET[..10]).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        drain.begin(Instant::now() + Duration::from_secs(30));
+        client.write_all(&GET[10..]).await.unwrap();
+        let all = read_to_end(&mut client).await;
+        assert!(all.starts_with("HTTP/1.1 200 ") && all.contains("connection: close\r\n"), "{all}");
+        drop(client);
+        assert_eq!(task.await.unwrap(), End::Drained);
+    });
+}
+
+/// A tunnel to what is returned, which is the backend's side.
+fn tunnelled(drain: &Drain) -> (DuplexStream, DuplexStream, JoinHandle<End>) {
+    let (near, far) = tokio::io::duplex(4096);
+    let near = Rc::new(std::cell::Cell::new(Some(near)));
+    let handler = Answering(move |request: Request| {
+        assert_eq!(request.upgrade.as_deref(), Some(&b"websocket"[..]));
+        let mut response = Response::new(StatusCode::SWITCHING_PROTOCOLS, Body::Empty);
+        response.head.headers.append("Upgrade", "websocket");
+        response.tunnel = near.take().map(|near| Box::new(near) as Box<dyn portway_proxy::http::Tunnel>);
+        std::future::ready(response)
+    });
+    let (client, task) = served(handler, drain, 4096);
+    (client, far, task)
+}
+
+const HANDSHAKE: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nahead";
+
+#[test]
+fn a_tunnel_copies_both_ways_and_closes_each_way_apart() {
+    run(async {
+        let (mut client, mut far, task) = tunnelled(&Drain::default());
+        client.write_all(HANDSHAKE).await.unwrap();
+        let head = read_head(&mut client).await;
+        assert_eq!(
+            head,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+        );
+        let mut ahead = [0; 5];
+        far.read_exact(&mut ahead).await.unwrap();
+        assert_eq!(&ahead, b"ahead");
+        client.write_all(b"last").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(read_to_end(&mut far).await, "last");
+        far.write_all(b"answer").await.unwrap();
+        far.shutdown().await.unwrap();
+        assert_eq!(read_to_end(&mut client).await, "answer");
+        assert_eq!(task.await.unwrap(), End::Tunnel);
+    });
+}
+
+#[test]
+fn a_tunnel_ends_an_hour_after_its_last_byte_or_at_the_drain_s_deadline() {
+    run(async {
+        let (mut client, mut far, task) = tunnelled(&Drain::default());
+        let began = Instant::now();
+        client.write_all(HANDSHAKE).await.unwrap();
+        sleep(Duration::from_secs(3000)).await;
+        far.write_all(b"x").await.unwrap();
+        assert_eq!((task.await.unwrap(), seconds(began)), (End::Tunnel, 3000 + 3600));
+
+        let drain = Drain::default();
+        let (mut client, _far, task) = tunnelled(&drain);
+        client.write_all(HANDSHAKE).await.unwrap();
+        read_head(&mut client).await;
+        let began = Instant::now();
+        drain.begin(Instant::now() + Duration::from_secs(30));
+        assert_eq!((task.await.unwrap(), seconds(began)), (End::Tunnel, 30));
+    });
+}
