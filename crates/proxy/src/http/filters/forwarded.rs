@@ -196,6 +196,7 @@ mod tests {
                 ("x-forwarded-for", "[2001:db8::1]"),
                 ("X-Forwarded-Proto", "https"),
                 ("X_Forwarded_For", "6.6.6.6"),
+                ("X_Forwarded_Proto", "http"),
                 ("Forwarded", "for=6.6.6.6"),
                 ("X-Request-Id", "abc"),
             ])
@@ -209,7 +210,9 @@ mod tests {
         assert_eq!(text(&headers, "x-forwarded-proto"), "https");
         assert_eq!(text(&headers, "x-forwarded-host"), "a");
         assert_eq!(text(&headers, "x-request-id"), "abc");
-        assert!(!headers.contains("forwarded") && !headers.contains("x_forwarded_for"));
+        for gone in ["forwarded", "x_forwarded_for", "x_forwarded_proto"] {
+            assert!(!headers.contains(gone), "{gone}");
+        }
         let (_, client) = applied(2, "http://a/", Headers::default());
         assert_eq!(client.to_string(), "192.0.2.1");
     }

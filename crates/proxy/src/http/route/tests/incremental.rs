@@ -66,14 +66,16 @@ fn a_rule_keeps_its_place_in_the_weights_when_its_neighbours_change() {
         hosts.push(host("", vec![entry(exact(path), &rule("new", &[])), entry(prefix(""), &kept)]));
         port(vec![listener("", false, hosts)])
     };
-    let first = PortTable::compile(&with("/x", vec![]), None, &service, &metrics);
-    let mut counts = shares_of(&first, "http://a/", 4);
-    let second = PortTable::compile(&with("/y", vec![site("b", "b")]), Some(&first), &service, &metrics);
-    assert_eq!(get(&second, "http://a/y").as_deref(), Ok("new"));
-    assert_eq!(get(&second, "http://a/x").as_deref(), Ok("kept"));
-    let rest = shares_of(&second, "http://a/", 6);
-    counts.iter_mut().zip(rest).for_each(|(count, more)| *count += more);
-    assert_eq!(counts, [9, 1]);
+    for before in 0..10 {
+        let first = PortTable::compile(&with("/x", vec![]), None, &service, &metrics);
+        let mut counts = shares_of(&first, "http://a/", before);
+        let second = PortTable::compile(&with("/y", vec![site("b", "b")]), Some(&first), &service, &metrics);
+        assert_eq!(get(&second, "http://a/y").as_deref(), Ok("new"));
+        assert_eq!(get(&second, "http://a/x").as_deref(), Ok("kept"));
+        let rest = shares_of(&second, "http://a/", 10 - before);
+        counts.iter_mut().zip(rest).for_each(|(count, more)| *count += more);
+        assert_eq!(counts, [9, 1], "{before} before the change");
+    }
 }
 
 #[test]
