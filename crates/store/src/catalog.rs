@@ -175,6 +175,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use portway_api::core::ConfigMap;
+    use portway_api::gateway::GatewayClass;
     use portway_api::yaml::Limits;
 
     use super::*;
@@ -271,6 +272,24 @@ mod tests {
         assert!(
             notices.iter().any(|line| line.contains("stays in use") && line.contains("ConfigMap default/y"))
         );
+    }
+
+    #[test]
+    fn a_rule_that_compares_with_the_past_sees_what_serves() {
+        let class = |controller: &str| {
+            format!(
+                "{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: c}}, \
+                 spec: {{controllerName: example.com/{controller}}}}}"
+            )
+        };
+        let mut files = fixture();
+        assert_eq!(files.apply(&[("a", Some(&class("a")))]), ["Added c"]);
+        assert_eq!(files.apply(&[("a", Some(&class("b")))]), [""; 0]);
+        assert!(files.errors()[0].contains("spec.controllerName"), "{:?}", files.errors());
+        let serving = files.0.resources.get::<GatewayClass>("", "c").unwrap();
+        assert_eq!(serving.spec.controller_name, "example.com/a");
+        files.apply(&[("a", None)]);
+        assert_eq!(files.apply(&[("a", Some(&class("b")))]), ["Added c"], "a new one may differ");
     }
 
     #[test]

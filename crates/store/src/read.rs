@@ -7,6 +7,7 @@ use portway_api::core::NAMESPACE_NAME_LABEL;
 use portway_api::diagnostic::{Diagnostic, Severity};
 use portway_api::object::{KindId, Metadata, ObjectKey};
 use portway_api::path::FieldPath;
+use portway_api::validate::{Validated, Validator};
 use portway_api::yaml::{self, Document};
 use serde_json::Value;
 
@@ -49,7 +50,7 @@ pub(crate) fn read(name: &Arc<str>, bytes: &[u8], limits: &yaml::Limits, served:
         diagnostics: parsed.diagnostics,
         ..Content::default()
     };
-    for (nth, document) in parsed.documents.into_iter().enumerate() {
+    for (nth, document) in parsed.documents.iter().enumerate() {
         let position = document.position();
         let origin = Origin {
             file: Arc::clone(name),
@@ -63,126 +64,54 @@ pub(crate) fn read(name: &Arc<str>, bytes: &[u8], limits: &yaml::Limits, served:
 }
 
 impl Content {
-    fn add(&mut self, document: Document, origin: Origin, served: &Resources) {
-        let (kind, name) = match identify(&document) {
-            Identity::Used(kind, name) => (kind, name),
-            Identity::Ignored { kind, api_version } => {
-                self.ignored.entry((kind, api_version)).or_insert((origin, 0)).1 += 1;
-                return;
-            }
-            Identity::Wrong(why) => {
-                self.unreadable = true;
-                self.diagnostics.push(*why);
-                return;
-            }
+    fn add(&mut self, document: &Document, origin: Origin, served: &Resources) {
+        let key = key_of(document.value());
+        // Some rules compare an object with what it was.
+        let old = key.as_ref().and_then(|key| served.any(key)).and_then(|object| object.to_value());
+        let Validated { mut value, diagnostics, known } =
+            Validator::shared().validate(document, old.as_ref());
+        let refused = diagnostics.iter().any(Diagnostic::is_error);
+        if !known && !refused {
+            let text = |field: &str| document.value()[field].as_str().unwrap_or_default().to_owned();
+            self.ignored.entry((text("kind"), text("apiVersion"))).or_insert((origin, 0)).1 += 1;
+            return;
+        }
+        self.diagnostics.extend(diagnostics);
+        let Some(key) = key else {
+            self.unreadable = true;
+            return;
         };
-        let key = name.key(kind);
-        match validate(document, &key, origin, served) {
-            Ok((object, findings)) => {
-                self.diagnostics.extend(findings);
-                self.objects.push(object);
-            }
-            Err(findings) => {
-                self.diagnostics.extend(findings);
+        if refused {
+            self.refused.push(key);
+            return;
+        }
+        if let Some(fields) = value.as_object_mut() {
+            // Statuses are the controllers' to write: this one is the CRD's default.
+            fields.shift_remove("status");
+        }
+        match AnyObject::read(key.kind, value, Some(origin), |metadata| complete(metadata, &key)) {
+            Ok(object) => self.objects.push(object),
+            Err(error) => {
+                let span = document.locate(&FieldPath::default()).value;
+                let why = Diagnostic::error(error.to_string()).about(key.to_string());
+                self.diagnostics.push(why.at(document.source(), span, key.kind != KindId::Secret));
                 self.refused.push(key);
             }
         }
     }
 }
 
-/// What a document is.
-enum Identity {
-    /// An object that Portway reads.
-    Used(KindId, Name),
-    /// An object of a kind that Portway has no use for.
-    Ignored { kind: String, api_version: String },
-    /// Nothing that can be told.
-    Wrong(Box<Diagnostic>),
-}
-
-struct Name {
-    namespace: String,
-    name: String,
-}
-
-impl Name {
-    fn key(&self, kind: KindId) -> ObjectKey {
-        let namespace = match (kind.info().namespaced, self.namespace.as_str()) {
-            (false, _) => "",
-            (true, "") => DEFAULT_NAMESPACE,
-            (true, namespace) => namespace,
-        };
-        ObjectKey::new(kind, namespace, &self.name)
-    }
-}
-
-fn identify(document: &Document) -> Identity {
-    let wrong = |path: &str, message: String, hint: &str| {
-        let secret = document.value()["kind"] == "Secret";
-        let span = document.locate(&FieldPath::parse(path)).value;
-        let mut why = Diagnostic::error(message).at(document.source(), span, !secret).hint(hint);
-        path.clone_into(&mut why.path);
-        Identity::Wrong(Box::new(why))
-    };
-    let value = document.value();
+/// The key of an object, if it can be told.
+fn key_of(value: &Value) -> Option<ObjectKey> {
     let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let (Some(api_version), Some(kind)) = (text("/apiVersion"), text("/kind")) else {
-        let missing = if text("/apiVersion").is_none() { "apiVersion" } else { "kind" };
-        let hint = "every object begins with apiVersion and kind; keep other YAML out of this folder";
-        return wrong("", format!("this is no Kubernetes object: {missing} is missing"), hint);
+    let api_version = text("/apiVersion")?;
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let kind = KindId::find(group, text("/kind")?)?;
+    let namespace = match kind.info().namespaced {
+        true => text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE),
+        false => "",
     };
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let Some(id) = KindId::find(group, kind) else {
-        if is_ours(group) {
-            let hint = KindId::from_word(kind).map_or_else(
-                || "see the kinds of the Gateway API".to_owned(),
-                |known| format!("{known} is of {}", known.info().api_version()),
-            );
-            return wrong("kind", format!("{group} has no kind {kind}"), &hint);
-        }
-        return Identity::Ignored { kind: kind.to_owned(), api_version: api_version.to_owned() };
-    };
-    if !id.info().versions.contains(&version) {
-        let served = id.info().versions.join(" and ");
-        let hint = format!("write apiVersion: {}", id.info().api_version());
-        return wrong("apiVersion", format!("{kind} is not served as {version}, only as {served}"), &hint);
-    }
-    let Some(name) = text("/metadata/name") else {
-        return wrong("metadata", format!("{kind} has no metadata.name"), "give it a name");
-    };
-    let namespace = text("/metadata/namespace").unwrap_or_default().to_owned();
-    Identity::Used(id, Name { namespace, name: name.to_owned() })
-}
-
-/// Whether all kinds of a group are known to Portway.
-fn is_ours(group: &str) -> bool {
-    matches!(group, "gateway.networking.k8s.io" | "gateway.networking.x-k8s.io" | "portway.dev")
-}
-
-/// The object of a document, and what is worth saying about it; or why it cannot be used.
-fn validate(
-    document: Document,
-    key: &ObjectKey,
-    origin: Origin,
-    served: &Resources,
-) -> Result<(AnyObject, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let _ = served;
-    let findings = Vec::new();
-    let source = Arc::clone(document.source());
-    let span = document.locate(&FieldPath::default()).value;
-    let mut value = document.into_value();
-    if let Some(object) = value.as_object_mut() {
-        // Statuses are the controllers' to write: what a file says of them was copied from a cluster.
-        object.shift_remove("status");
-    }
-    match AnyObject::read(key.kind, value, Some(origin), |metadata| complete(metadata, key)) {
-        Ok(object) => Ok((object, findings)),
-        Err(error) => {
-            let secret = key.kind == KindId::Secret;
-            let why = Diagnostic::error(error.to_string()).about(key.to_string()).at(&source, span, !secret);
-            Err(findings.into_iter().chain([why]).collect())
-        }
-    }
+    Some(ObjectKey::new(kind, namespace, text("/metadata/name")?))
 }
 
 /// Sets what the API server would set, and drops what it would not take from a user.

@@ -234,6 +234,23 @@ held! {
     ConfigMap: config_maps,
 }
 
+impl AnyObject {
+    /// The object's JSON form, for the kinds of the Gateway API; the core kinds are not kept whole.
+    pub fn to_value(&self) -> Option<Value> {
+        macro_rules! of {
+            ($($kind:ident)+) => {
+                match self {
+                    $(Self::$kind(stored) => serde_json::to_value(&stored.object).ok(),)+
+                    Self::Namespace(_) | Self::Service(_) | Self::EndpointSlice(_) => None,
+                    Self::Secret(_) | Self::ConfigMap(_) => None,
+                }
+            };
+        }
+        of!(GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute ReferenceGrant
+            BackendTLSPolicy XBackend XBackendTrafficPolicy XMesh XTelemetryPolicy)
+    }
+}
+
 impl Resources {
     /// The object of a name; `namespace` is empty for cluster-scoped kinds.
     pub fn get<T: Held>(&self, namespace: &str, name: &str) -> Option<&Arc<Stored<T>>> {

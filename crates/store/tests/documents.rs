@@ -1,7 +1,9 @@
 //! Documents in, objects and findings out.
 
 use portway_api::core::{EndpointSlice, Namespace, Secret, Service};
-use portway_api::gateway::{Gateway, HTTPRoute};
+use portway_api::gateway::{Gateway, HTTPRoute, PathMatchType};
+use portway_api::object::KindId;
+use portway_api::validate::Validator;
 use portway_store::{Loaded, Resources};
 
 fn findings(text: &str) -> Vec<String> {
@@ -98,7 +100,7 @@ fn a_slice_that_changes_its_service_is_found_under_the_new_one() {
     };
     let mut resources = Resources::from_documents(&slice("a")).unwrap();
     let later = Resources::from_documents(&slice("b")).unwrap();
-    let object = later.any(&later.keys(portway_api::object::KindId::EndpointSlice)[0]).unwrap();
+    let object = later.any(&later.keys(KindId::EndpointSlice)[0]).unwrap();
     let key = object.key().clone();
     resources.insert(object);
     assert_eq!(resources.endpoint_slices("default", "a").count(), 0);
@@ -135,6 +137,7 @@ metadata: {name: x}
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {namespace: x}
+spec: {}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -146,14 +149,56 @@ spec: {}
     assert_eq!(
         found,
         [
-            "f.yaml:2:13: error: apiVersion: HTTPRoute is not served as v1alpha2, only as v1 and v1beta1 \
-             (write apiVersion: gateway.networking.k8s.io/v1)",
-            "f.yaml:7:7: error: kind: gateway.networking.k8s.io has no kind HttpRoute \
-             (HTTPRoute is of gateway.networking.k8s.io/v1)",
-            "f.yaml:10:1: error: this is no Kubernetes object: apiVersion is missing \
-             (every object begins with apiVersion and kind; keep other YAML out of this folder)",
-            "f.yaml:15:11: error: metadata: HTTPRoute has no metadata.name (give it a name)",
+            "f.yaml:2:13: error: HTTPRoute x: apiVersion: HTTPRoute is not served as \
+             gateway.networking.k8s.io/v1alpha2 by Gateway API v1.7.0: use gateway.networking.k8s.io/v1 or \
+             gateway.networking.k8s.io/v1beta1",
+            "f.yaml:7:7: error: HttpRoute x: kind: gateway.networking.k8s.io has no kind \"HttpRoute\" \
+             (did you mean HTTPRoute?)",
+            "f.yaml:10:1: error: HTTPRoute x: apiVersion: Required value",
+            "f.yaml:15:1: error: HTTPRoute: metadata.name: Required value",
         ]
     );
     assert!(loaded.resources.get::<HTTPRoute>("default", "good").is_some());
+}
+
+#[test]
+fn each_kind_and_version_that_is_held_can_be_validated() {
+    for info in KindId::ALL.iter().map(|kind| kind.info()) {
+        for version in info.versions {
+            let group = if info.group.is_empty() { String::new() } else { format!("{}/", info.group) };
+            let text =
+                format!("{{apiVersion: {group}{version}, kind: {}, metadata: {{name: x}}}}", info.kind);
+            let parsed = portway_api::yaml::parse("f.yaml", text.as_bytes());
+            let validated = Validator::shared().validate(&parsed.documents[0], None);
+            assert!(validated.known, "{text}: {:?}", validated.diagnostics);
+        }
+    }
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let resources = Resources::from_documents(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: x}
+spec:
+  rules:
+  - backendRefs: [{name: cart, port: 80}]
+",
+    )
+    .unwrap();
+    let route = resources.get::<HTTPRoute>("default", "x").unwrap();
+    let path = route.spec.rules[0].matches[0].path.as_ref().unwrap();
+    assert_eq!((path.type_.clone(), path.value.as_deref()), (Some(PathMatchType::PathPrefix), Some("/")));
+    assert_eq!(route.spec.rules[0].backend_refs[0].weight, Some(1));
+}
+
+#[test]
+fn a_bad_secret_is_told_without_its_contents() {
+    let secret = |data: &str| format!("{{apiVersion: v1, kind: Secret, metadata: {{name: s}}, {data}}}");
+    let loaded = Loaded::from_documents("f.yaml", &secret("data: {a: '!'}"));
+    let found: Vec<_> = loaded.diagnostics.iter().map(|found| found.render(false)).collect();
+    assert_eq!(found.len(), 1);
+    assert!(!found[0].contains('!'), "what a Secret holds is never shown: {found:?}");
 }
