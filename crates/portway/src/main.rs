@@ -6,8 +6,11 @@
 //! echo          the demo backend
 //! ```
 
+mod demo;
 mod echo;
+mod get;
 mod signals;
+mod style;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,2 @@
+mod columns;
+pub(crate) mod table;
