@@ -33,12 +33,20 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Serves the Gateways in files and folders, and follows them as they change
+    Run(run::Args),
+    /// Tells what is wrong with files, without serving them: exit 0, 1 (errors) or 2 (usage)
+    Check(check::Args),
+    /// Tells what happens to one request: listener, rule, filters, backends, and the lines that have it so
+    Explain(explain::Args),
+    /// Prints objects with the statuses that Kubernetes would show
+    Get(get::Args),
     /// The demo backend: tells what arrived (HTTP/1.1, h2c, gRPC, WebSocket)
     Echo(echo::Args),
 }
 
 /// The exit code for what the user got wrong in the command itself; clap's own.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -51,10 +59,14 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match cli.command {
-        Command::Echo(args) => echo::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(args),
+        Command::Get(args) => get::run(&args),
+        Command::Echo(args) => echo::run(args).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("portway: {error:#}");
             ExitCode::FAILURE

@@ -1,0 +1,474 @@
+//! What happens to a request, step by step, found with the proxy's own tables and filters.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use http::{Method, Uri};
+use portway_plan::{
+    BackendProtocol, Endpoint, EndpointAddress, EndpointState, Filter, ListenerProtocol, Plan, Port, Rule, Share,
+    Source, Target,
+};
+use portway_proxy::fault::FaultKind;
+use portway_proxy::http::filters::Effects;
+use portway_proxy::http::route::{Criterion, EntryTrace, Failure, Matched, PortTable, Trace};
+use portway_proxy::http::{Authority, Headers, RequestHead, Scheme, TlsInfo, Version, path};
+use portway_proxy::observe::Metrics;
+use portway_proxy::upstream::BackendMap;
+use serde::Serialize;
+
+use super::filters;
+use crate::places::Places;
+
+/// The request that is asked about.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) url: Uri,
+    pub(super) headers: Vec<(String, String)>,
+    /// The TLS server name, where it is not the URL's host.
+    pub(super) server_name: Option<String>,
+}
+
+/// What happens to a request.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Story {
+    pub(super) request: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
+    pub(super) listener: Option<ListenerPart>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) hostnames: Vec<HostPart>,
+    pub(super) rule: Option<RulePart>,
+    /// Other matches that were tried, and why they did not win.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) others: Vec<OtherPart>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) others_left_out: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) filters: Vec<FilterPart>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) backends: Vec<BackendPart>,
+    pub(super) answer: Answer,
+    /// Where a redirect leads, if it comes back here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) then: Option<Box<Story>>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// An object, a place in it, and where that is in the files.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Place {
+    /// `HTTPRoute store/shop spec.rules[0] (canary)`.
+    pub(super) source: String,
+    /// `file:line:column`.
+    pub(super) at: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListenerPart {
+    pub(super) place: Place,
+    pub(super) port: u16,
+    pub(super) protocol: &'static str,
+    pub(super) hostname: String,
+    pub(super) why: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct HostPart {
+    pub(super) pattern: String,
+    pub(super) chosen: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RulePart {
+    pub(super) place: Place,
+    pub(super) matched: String,
+    pub(super) limits: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OtherPart {
+    pub(super) place: Place,
+    pub(super) asks: String,
+    /// Whether the request meets all that it asks.
+    pub(super) matches: bool,
+    pub(super) why: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FilterPart {
+    pub(super) place: Place,
+    pub(super) what: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BackendPart {
+    pub(super) place: Place,
+    pub(super) to: String,
+    /// Of 100 requests, so many.
+    pub(super) percent: f64,
+    pub(super) protocol: Option<&'static str>,
+    pub(super) endpoints: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) filters: Vec<FilterPart>,
+    /// What the backend gets: `GET /v2/products`, host and changed headers.
+    pub(super) sent: Option<String>,
+    /// The gateway's own answer to this share, and why.
+    pub(super) answer: Option<Answer>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer {
+    /// The status of the gateway's own answer; none when a backend answers.
+    pub(super) status: Option<u16>,
+    pub(super) why: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) location: Option<String>,
+}
+
+impl Answer {
+    fn fault(kind: FaultKind, why: impl Into<String>) -> Self {
+        Self { status: Some(kind.status().as_u16()), why: why.into(), location: None }
+    }
+}
+
+/// The most redirects that are followed.
+const MOST_HOPS: usize = 3;
+
+/// Follows a request through a plan.
+pub(super) fn tell(asked: &Asked, plan: &Plan, places: &mut Places<'_>) -> Story {
+    let mut told = Telling { plan, places }.one(asked);
+    let mut last = &mut told;
+    for _ in 0..MOST_HOPS {
+        let Some(next) = last.answer.location.as_deref().and_then(|location| location.parse::<Uri>().ok()) else {
+            break;
+        };
+        let asked = Asked { url: next, server_name: None, ..asked.clone() };
+        let then = Telling { plan, places }.one(&asked);
+        if then.listener.is_none() {
+            break;
+        }
+        last = last.then.insert(Box::new(then));
+    }
+    told
+}
+
+struct Telling<'a, 'p> {
+    plan: &'a Plan,
+    places: &'a mut Places<'p>,
+}
+
+impl Telling<'_, '_> {
+    fn one(&mut self, asked: &Asked) -> Story {
+        let mut story = Story { request: format!("{} {}", asked.method, asked.url), ..Story::default() };
+        if let Err(answer) = self.tell(asked, &mut story) {
+            story.answer = answer;
+        }
+        story
+    }
+
+    fn tell(&mut self, asked: &Asked, story: &mut Story) -> Result<(), Answer> {
+        let head = head(asked)?;
+        let tls = head.scheme == Scheme::Https;
+        let port = self.port(&head, tls, story)?;
+        let table = PortTable::compile(&port, None, &BackendMap::default(), &Metrics::new(1));
+        let server_name = asked.server_name.clone().unwrap_or_else(|| head.authority.host().to_owned());
+        let tls_info = tls.then(|| TlsInfo { server_name: Some(server_name.as_str().into()) });
+        if tls && table.select_listener(true, &server_name).is_none() {
+            let why = format!("the TLS handshake is refused: no listener of port {} is for {server_name:?}", port.port);
+            return Err(Answer { why, ..Answer::default() });
+        }
+        let trace = table.trace(&head, tls_info.as_ref());
+        self.listener(&trace, &head, port.port, story);
+        let chosen = trace.outcome.as_ref().ok().map(|matched| matched.host);
+        story.hostnames = trace
+            .hosts
+            .iter()
+            .map(|host| HostPart {
+                pattern: host.plan().hostname.to_string(),
+                chosen: chosen.is_some_and(|chosen| std::ptr::eq(chosen, *host)),
+            })
+            .collect();
+        let winner = trace.outcome.as_ref().ok().map(|matched| matched.entry);
+        story.others = trace
+            .entries
+            .iter()
+            .filter(|entry| !winner.is_some_and(|winner| std::ptr::eq(winner, entry.entry)))
+            .map(|entry| self.other(entry, &head))
+            .collect();
+        story.others_left_out = trace.omitted;
+        match trace.outcome {
+            Ok(matched) => {
+                self.matched(&matched, &head, story);
+                Ok(())
+            }
+            Err(FaultKind::Misdirected) => {
+                let why = format!(
+                    "the TLS connection was made for {server_name:?}, which is another listener than that of {}; a \
+                     client that reuses the connection is told to open a new one",
+                    head.authority.host()
+                );
+                Err(Answer::fault(FaultKind::Misdirected, why))
+            }
+            Err(kind) => {
+                let why = match (&story.listener, story.hostnames.is_empty()) {
+                    (None, _) => format!("no listener of port {} is for {:?}", port.port, head.authority.host()),
+                    (Some(_), true) => "no route of this listener is for that hostname".to_owned(),
+                    (Some(_), false) => "no rule of these hostnames matches".to_owned(),
+                };
+                Err(Answer::fault(kind, why))
+            }
+        }
+    }
+
+    /// The port that the URL means: the one it names, else its scheme's own, else the only one that speaks it.
+    fn port(&self, head: &RequestHead, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
+        let speaks = |port: &&Arc<Port>| {
+            port.listeners.iter().any(|listener| matches!(listener.protocol, ListenerProtocol::Https(_)) == tls)
+        };
+        let wanted = head.authority.port().unwrap_or(head.scheme.default_port());
+        if let Some(port) = self.plan.ports.iter().filter(speaks).find(|port| port.port == wanted) {
+            return Ok(Arc::clone(port));
+        }
+        let scheme = head.scheme.as_str();
+        let candidates: Vec<&Arc<Port>> = self.plan.ports.iter().filter(speaks).collect();
+        match (head.authority.port(), candidates.as_slice()) {
+            (None, [port, ..]) => {
+                story.notes.push(format!("no listener has port {wanted}; taken for port {}", port.port));
+                Ok(Arc::clone(port))
+            }
+            _ => {
+                let ports: Vec<String> = candidates.iter().map(|port| port.port.to_string()).collect();
+                let served = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+                let why = format!("no {scheme} listener has port {wanted} (ports that speak {scheme}: {served})");
+                Err(Answer { why, ..Answer::default() })
+            }
+        }
+    }
+
+    fn listener(&mut self, trace: &Trace<'_>, head: &RequestHead, port: u16, story: &mut Story) {
+        let Some((first, rest)) = trace.listeners.split_first() else { return };
+        let listener = first.plan();
+        let host = head.authority.host();
+        let why = match rest {
+            [] => format!("the only listener of port {port} for {host}"),
+            rest => {
+                let names: Vec<String> = rest.iter().map(|table| table.plan().hostname.to_string()).collect();
+                format!("its hostname is more specific than {}", names.join(", "))
+            }
+        };
+        story.listener = Some(ListenerPart {
+            place: self.place(&listener.source, ""),
+            port,
+            protocol: match listener.protocol {
+                ListenerProtocol::Http => "HTTP",
+                ListenerProtocol::Https(_) => "HTTPS",
+            },
+            hostname: listener.hostname.to_string(),
+            why,
+        });
+    }
+
+    fn other(&mut self, tried: &EntryTrace<'_>, head: &RequestHead) -> OtherPart {
+        let entry = tried.entry;
+        let why = match (tried.result, tried.lost_by) {
+            (Ok(()), Some(criterion)) => goes_first(criterion).to_owned(),
+            (Ok(()), None) => "not reached".to_owned(),
+            (Err(Failure::Path), _) => format!("path {} does not match", head.target.path()),
+            (Err(Failure::Method), _) => format!("method is {}", head.method),
+            (Err(Failure::Header(at)), _) => entry.headers.get(at).map_or_else(String::new, |header| {
+                let got = head.headers.get(&header.name).map(String::from_utf8_lossy);
+                format!("header {} is {}", header.name, got.as_deref().unwrap_or("not there"))
+            }),
+            (Err(Failure::Query(at)), _) => {
+                entry.query.get(at).map_or_else(String::new, |query| format!("query {} is another", query.name))
+            }
+        };
+        OtherPart {
+            place: self.place(&entry.rule.source, ""),
+            asks: filters::entry(entry),
+            matches: tried.result.is_ok(),
+            why,
+        }
+    }
+
+    fn matched(&mut self, matched: &Matched<'_>, head: &RequestHead, story: &mut Story) {
+        let rule = matched.rule.plan();
+        story.rule = Some(RulePart {
+            place: self.place(&rule.source, ""),
+            matched: filters::entry(matched.entry),
+            limits: limits(rule),
+        });
+        let list = format!("{}.filters", rule.source.path);
+        story.filters = self.filters(&rule.filters, &rule.source, &list);
+        let mut filtered = head.clone();
+        let context = matched.context();
+        let mut effects = Effects::default();
+        if let ControlFlow::Break(response) = matched.rule.filters().on_request(&mut filtered, &context, &mut effects)
+        {
+            let location = response.head.headers.get("location");
+            story.answer = Answer {
+                status: Some(response.head.status.as_u16()),
+                why: "a filter answers; no backend is asked".to_owned(),
+                location: location.map(|value| String::from_utf8_lossy(value).into_owned()),
+            };
+            return;
+        }
+        let total: u64 = rule.backends.iter().map(|share| u64::from(share.weight)).sum();
+        for (nth, share) in rule.backends.iter().enumerate() {
+            let mut part = self.backend(share, rule, total);
+            if part.answer.is_none()
+                && let Some(entry) = matched.rule.share(nth)
+            {
+                let mut head = filtered.clone();
+                match entry.filters.on_request(&mut head, &context, &mut effects) {
+                    ControlFlow::Continue(()) => part.sent = Some(sent(&head)),
+                    ControlFlow::Break(response) => {
+                        part.answer = Some(Answer {
+                            status: Some(response.head.status.as_u16()),
+                            why: "a filter of this backend answers".to_owned(),
+                            location: None,
+                        });
+                    }
+                }
+            }
+            story.backends.push(part);
+        }
+        story.answer = verdict(&story.backends);
+    }
+
+    fn backend(&mut self, share: &Share, rule: &Rule, total: u64) -> BackendPart {
+        let filters = self.filters(&share.filters, &rule.source, &format!("{}.filters", share.path));
+        let mut part = BackendPart {
+            place: self.place(&rule.source, &share.path),
+            to: String::new(),
+            percent: if total == 0 { 0.0 } else { f64::from(share.weight) * 100.0 / total as f64 },
+            protocol: None,
+            endpoints: Vec::new(),
+            filters,
+            sent: None,
+            answer: None,
+        };
+        match &share.target {
+            Target::Invalid(no) => {
+                part.to = no.reason.to_string();
+                part.answer = Some(Answer::fault(FaultKind::InvalidRoute, no.message.to_string()));
+            }
+            Target::Backend(key) => {
+                part.to = key.to_string();
+                part.protocol = self.plan.backends.get(key).map(|backend| match backend.protocol {
+                    BackendProtocol::Unspecified if rule.kind == portway_plan::RuleKind::Grpc => "h2c",
+                    BackendProtocol::Unspecified | BackendProtocol::Http1 => "HTTP/1.1",
+                    BackendProtocol::H2c => "h2c",
+                });
+                let endpoints = self.plan.endpoints.get(key);
+                part.endpoints = endpoints.iter().flat_map(|set| set.list.iter().map(endpoint)).collect();
+                if part.endpoints.is_empty() {
+                    part.answer = Some(Answer::fault(FaultKind::NoEndpoints, "the backend has no endpoints"));
+                }
+            }
+        }
+        part
+    }
+
+    fn filters(&mut self, filters: &[Filter], source: &Source, path: &str) -> Vec<FilterPart> {
+        let part = |(nth, filter): (usize, &Filter)| FilterPart {
+            place: self.place(source, &format!("{path}[{nth}]")),
+            what: filters::filter(filter),
+        };
+        filters.iter().enumerate().map(part).collect()
+    }
+
+    /// The place of a source, or of another field of its object.
+    fn place(&mut self, source: &Source, path: &str) -> Place {
+        if path.is_empty() {
+            return Place { source: source.to_string(), at: self.places.of(&source.object, &source.path) };
+        }
+        Place { source: format!("{} {path}", source.object), at: self.places.of(&source.object, path) }
+    }
+}
+
+fn head(asked: &Asked) -> Result<RequestHead, Answer> {
+    let refuse = |why: String| Answer::fault(FaultKind::BadRequest, why);
+    let scheme = match asked.url.scheme_str() {
+        Some("https") => Scheme::Https,
+        _ => Scheme::Http,
+    };
+    let mut host = asked.url.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+    let mut headers = Headers::default();
+    for (name, value) in &asked.headers {
+        if name.eq_ignore_ascii_case("host") {
+            host.clone_from(value);
+        } else {
+            headers.append(name.to_lowercase(), value.clone());
+        }
+    }
+    let authority = Authority::parse(host.clone().into())
+        .map_err(|_| refuse(format!("{host:?} is no host (RFC 3986 section 3.2)")))?;
+    let target = asked.url.path_and_query().map_or("/", |target| target.as_str());
+    let target = path::normalise(&target.to_owned().into())
+        .map_err(|_| refuse(format!("the path of {target:?} is malformed or leads out of the root")))?;
+    Ok(RequestHead { method: asked.method.clone(), scheme, authority, target, version: Version::Http11, headers })
+}
+
+fn limits(rule: &Rule) -> Vec<String> {
+    let mut limits = Vec::new();
+    limits.extend(rule.timeouts.request.map(|time| format!("request timeout {time:?}")));
+    limits.extend(rule.timeouts.backend_request.map(|time| format!("backend request timeout {time:?}")));
+    limits.extend(rule.retry.as_ref().map(|retry| format!("{} retries", retry.attempts)));
+    limits
+}
+
+fn sent(head: &RequestHead) -> String {
+    format!("{} {}, host {}", head.method, head.target.as_str(), head.authority.as_str())
+}
+
+fn endpoint(endpoint: &Endpoint) -> String {
+    let state = match endpoint.state {
+        EndpointState::Active => "",
+        EndpointState::Terminating => " (terminating)",
+    };
+    match &endpoint.address {
+        EndpointAddress::Ip(ip) => format!("{}{state}", std::net::SocketAddr::new(*ip, endpoint.port)),
+        EndpointAddress::Name(name) => format!("{name}:{}{state}", endpoint.port),
+    }
+}
+
+fn verdict(backends: &[BackendPart]) -> Answer {
+    let weighted: Vec<&BackendPart> = backends.iter().filter(|part| part.percent > 0.0).collect();
+    let failing = weighted.iter().find_map(|part| part.answer.clone());
+    match (weighted.as_slice(), failing) {
+        ([], _) => Answer::fault(FaultKind::InvalidRoute, "the rule has no backend with a weight above 0"),
+        (all, Some(answer)) if all.iter().all(|part| part.answer.is_some()) => answer,
+        (_, Some(answer)) => {
+            let status = answer.status.unwrap_or(500);
+            Answer { why: format!("a backend answers; for the shares without one, {status}"), ..Answer::default() }
+        }
+        (_, None) => Answer { why: "a backend answers".to_owned(), ..Answer::default() },
+    }
+}
+
+fn goes_first(criterion: Criterion) -> &'static str {
+    match criterion {
+        Criterion::Hostname => "matches too; the winner's hostname is more specific",
+        Criterion::PathType => "matches too; exact paths go first, then prefixes, then expressions",
+        Criterion::PathLength => "matches too; the winner's path is longer",
+        Criterion::Method => "matches too; the winner asks for a method",
+        Criterion::Headers => "matches too; the winner asks for more headers",
+        Criterion::QueryParams => "matches too; the winner asks for more query parameters",
+        Criterion::Route => "matches too; the winner's route is older, or first by namespace and name",
+        Criterion::Rule => "matches too; the winner's rule comes first in the route",
+        Criterion::Match => "matches too; the winner's match comes first in the rule",
+    }
+}

@@ -1,0 +1,329 @@
+//! `portway run`: serves what files say, and follows them.
+//!
+//! ```text
+//! main thread:   files ─► store ─► demo backends ─► translate ─► proxy.apply ─► statuses      (one at a time)
+//! source thread: waits for changes of the files  ─┐
+//! control thread: signals, demo backends         ─┴─► events to the main thread
+//! ```
+
+mod summary;
+mod tries;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use portway_api::diagnostic::Diagnostic;
+use portway_proxy::{
+    AccessLog, AccessLogFormat, AccessLogTarget, Applied, BindMode, DrainTimes, Options, Proxy, StartError,
+    StatusSource, Tracing,
+};
+use portway_store::{Changes, FileSource, Loaded, Resources, Update};
+use portway_translate::{Translation, Translator};
+use serde_json::json;
+
+use crate::demo::Backends;
+use crate::style::Style;
+use crate::{signals, world};
+
+/// Where the admin server is unless `--admin` says otherwise.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+
+/// How often a port that could not be bound is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(2);
+
+/// The arguments of `portway run`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Folders (with all in them) and files of Gateway API YAML; watched
+    #[arg(required = true, value_name = "DIR")]
+    paths: Vec<PathBuf>,
+    /// Worker threads (default: the CPU quota)
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Where /livez, /readyz, /metrics, /status and /plan answer, or `off` (default: 127.0.0.1:9900)
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<Admin>,
+    /// Logs each request, to standard output unless --access-log-file is given
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    access_log: Option<LogFormat>,
+    /// The access log's file, opened again when it is moved away
+    #[arg(long, value_name = "FILE", requires = "access_log")]
+    access_log_file: Option<PathBuf>,
+    /// Sends traces with OTLP over HTTP, such as to http://127.0.0.1:4318/v1/traces
+    #[arg(long, value_name = "URL")]
+    otlp: Option<http::Uri>,
+    /// The part of the traces begun here that are sampled, from 0 to 1
+    #[arg(long, default_value_t = 1.0, requires = "otlp", value_name = "PART")]
+    otlp_sampling: f64,
+    /// How many proxies in front of this one are trusted to have written X-Forwarded-*
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    trusted_hops: u32,
+    /// Seconds after SIGTERM or SIGINT at which requests that are still open are cut
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    drain: u64,
+    /// Binds a free port of 127.0.0.1 for each port of the Gateways (for tests)
+    #[arg(long)]
+    free_ports: bool,
+}
+
+/// Where the admin server is.
+#[derive(Clone, Copy, Debug)]
+enum Admin {
+    Off,
+    At(SocketAddr),
+}
+
+impl std::str::FromStr for Admin {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::At) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LogFormat {
+    /// One JSON object per line
+    Json,
+    /// The combined log format of Apache and nginx
+    Common,
+}
+
+/// What the main thread waits for.
+enum Event {
+    Changed(Box<Update>),
+    End,
+}
+
+/// Serves until the process is told to end, then drains.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let style = Style::of(&io::stdout());
+    if let Some(missing) = args.paths.iter().find(|path| !path.exists()) {
+        eprintln!("portway run: {}: no such file or folder", missing.display());
+        return Ok(ExitCode::from(crate::USAGE));
+    }
+    let (sender, events) = mpsc::sync_channel(1);
+    let control = control(sender.clone())?;
+    let (mut source, loaded) = FileSource::open(args.paths.iter().cloned());
+    let Loaded { resources, diagnostics } = loaded;
+
+    let told = Arc::<Mutex<Told>>::default();
+    let proxy = start(&args, &told)?;
+    let mut serving = Serving {
+        proxy,
+        translator: Translator::new(),
+        backends: Backends::running(control),
+        unavailable: BTreeMap::new(),
+        resources: Resources::default(),
+        translation: Translation::default(),
+        told,
+    };
+    let applied = serving.take(resources, Changes::default(), &diagnostics);
+    print!("{}", summary::render(&serving, &applied, &args.paths, &diagnostics, began.elapsed(), style));
+
+    let stop = source.handle();
+    let watching = std::thread::Builder::new().name("portway-files".to_owned()).spawn(move || {
+        while let Some(update) = source.next() {
+            if sender.send(Event::Changed(Box::new(update))).is_err() {
+                break;
+            }
+        }
+    })?;
+    loop {
+        let event = if serving.unavailable.is_empty() {
+            events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            events.recv_timeout(BIND_AGAIN)
+        };
+        match event {
+            Ok(Event::Changed(update)) => {
+                print!("{}", serving.follow(*update, style));
+            }
+            Err(RecvTimeoutError::Timeout) => print!("{}", serving.bind_again(style)),
+            Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    println!("\n{}", style.dim("Draining: requests under way end, new connections are refused. Again to end at once."));
+    stop.stop();
+    let drained = serving.proxy.shutdown();
+    drop(events);
+    if watching.join().is_err() {
+        tracing::error!("the file watcher has panicked");
+    }
+    let cut = if drained.cut == 0 { String::new() } else { format!(", {} connections cut", drained.cut) };
+    println!("{}", style.dim(format!("Drained in {:.1} s{cut}.", drained.took.as_secs_f64())));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the thread of signals and demo backends.
+fn control(sender: mpsc::SyncSender<Event>) -> anyhow::Result<tokio::runtime::Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let signals = move || {
+        runtime.block_on(async move {
+            if let Err(error) = signals::ended().await {
+                tracing::error!(%error, "signals cannot be awaited");
+                return std::future::pending().await;
+            }
+            // The demo backends on this thread must go on while the proxy drains.
+            tokio::task::spawn_blocking(move || drop(sender.send(Event::End)));
+            let _ = signals::ended().await;
+            signals::end_now();
+        });
+    };
+    std::thread::Builder::new().name("portway-control".to_owned()).spawn(signals)?;
+    Ok(handle)
+}
+
+fn start(args: &Args, told: &Arc<Mutex<Told>>) -> anyhow::Result<Proxy> {
+    let told = Arc::clone(told);
+    let status = move || told.lock().unwrap_or_else(PoisonError::into_inner).json().to_string();
+    let target = args.access_log_file.clone().map_or(AccessLogTarget::Stdout, AccessLogTarget::File);
+    let format = args.access_log.map(|format| match format {
+        LogFormat::Json => AccessLogFormat::Json,
+        LogFormat::Common => AccessLogFormat::Common,
+    });
+    let tracing = args.otlp.clone().map(|endpoint| Tracing {
+        endpoint,
+        sampling: args.otlp_sampling.clamp(0.0, 1.0),
+        service_name: "portway".to_owned(),
+    });
+    let options = Options {
+        workers: args.workers,
+        bind: if args.free_ports { BindMode::Ephemeral } else { BindMode::AsPlanned },
+        admin: match args.admin {
+            None => Some(ADMIN),
+            Some(Admin::At(address)) => Some(address),
+            Some(Admin::Off) => None,
+        },
+        status: Some(StatusSource(Arc::new(status))),
+        trusted_hops: args.trusted_hops,
+        access_log: format.map(|format| AccessLog { format, target }),
+        tracing,
+        drain: DrainTimes { min: Duration::ZERO, max: Duration::from_secs(args.drain) },
+        ..Options::default()
+    };
+    match Proxy::start(options.clone()) {
+        // Nobody asked for the default address; a second Portway on the machine can do without it.
+        Err(StartError::Admin { address, error }) if args.admin.is_none() => {
+            tracing::warn!(%address, %error, "no admin server; choose another address with --admin");
+            Proxy::start(Options { admin: None, ..options }).context("cannot start")
+        }
+        other => other.context("cannot start"),
+    }
+}
+
+/// What is served, and by what.
+struct Serving {
+    proxy: Proxy,
+    translator: Translator,
+    backends: Backends,
+    /// Ports that could not be bound, and why.
+    unavailable: BTreeMap<(Option<IpAddr>, u16), String>,
+    resources: Resources,
+    translation: Translation,
+    told: Arc<Mutex<Told>>,
+}
+
+impl Serving {
+    /// Serves these objects from now on.
+    fn take(&mut self, mut resources: Resources, mut changes: Changes, diagnostics: &[Diagnostic]) -> Applied {
+        for error in self.backends.sync(&mut resources, &mut changes) {
+            tracing::error!(%error, "a demo backend cannot start");
+        }
+        self.resources = resources;
+        self.translation = self.translate(&changes);
+        let applied = self.apply();
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).diagnostics = diagnostics.to_vec();
+        applied
+    }
+
+    /// Gives the plan to the proxy; the statuses then say which ports are bound.
+    fn apply(&mut self) -> Applied {
+        let applied = self.proxy.apply(Arc::clone(&self.translation.plan));
+        let unavailable: BTreeMap<_, _> = applied
+            .ports
+            .iter()
+            .filter_map(|port| Some(((port.key.address, port.key.port), port.bound.clone().err()?)))
+            .collect();
+        if unavailable != self.unavailable {
+            self.unavailable = unavailable;
+            self.translation = self.translate(&Changes::default());
+        }
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).translation = self.translation.clone();
+        applied
+    }
+
+    fn translate(&mut self, changes: &Changes) -> Translation {
+        let mut options = world::options();
+        options.addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        options.unavailable = self.unavailable.clone();
+        self.translator.update(&self.resources, changes, &options)
+    }
+
+    /// Takes a change over; what became of it is returned for people.
+    fn follow(&mut self, update: Update, style: Style) -> String {
+        let began = Instant::now();
+        let before = self.translation.problems.clone();
+        let changes = update.changes.clone();
+        if !changes.is_empty() {
+            self.take(update.resources, update.changes, &update.diagnostics);
+        }
+        let took = began.elapsed();
+        let news = world::problems(&self.translation.problems, &before, &self.resources);
+        let resolved = before.iter().filter(|(key, problem)| !self.translation.problems.of(key).contains(problem));
+        let mut out = summary::changes(&changes, took, style);
+        for (key, problem) in resolved {
+            out += &format!("{} {key}: no longer {}\n", style.good("✓"), problem.reason);
+        }
+        for diagnostic in update.news.iter().chain(&news) {
+            out += &diagnostic.render(style.colour());
+            out.push('\n');
+        }
+        out
+    }
+
+    /// Tries ports again that could not be bound.
+    fn bind_again(&mut self, style: Style) -> String {
+        let before = self.unavailable.clone();
+        self.apply();
+        let bound = before.keys().filter(|key| !self.unavailable.contains_key(key));
+        bound.map(|(_, port)| format!("{} port {port} is bound now\n", style.good("✓"))).collect()
+    }
+}
+
+/// What `/status` answers.
+#[derive(Default)]
+struct Told {
+    translation: Translation,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Told {
+    fn json(&self) -> serde_json::Value {
+        let objects: Vec<_> = self
+            .translation
+            .statuses
+            .iter()
+            .map(|(key, status)| {
+                json!({
+                    "kind": key.kind.as_str(),
+                    "namespace": &*key.namespace,
+                    "name": &*key.name,
+                    "status": &**status,
+                    "problems": self.translation.problems.of(key),
+                })
+            })
+            .collect();
+        json!({"objects": objects, "diagnostics": self.diagnostics})
+    }
+}

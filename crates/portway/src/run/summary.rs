@@ -1,0 +1,198 @@
+//! What `portway run` prints.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_api::diagnostic::Diagnostic;
+use portway_api::object::KindId;
+use portway_plan::{Listener, ListenerProtocol, ObjectRef, Rule, Target};
+use portway_proxy::Applied;
+use portway_store::{Change, Changes, Resources};
+use portway_translate::Problems;
+
+use super::{Serving, tries};
+use crate::check::plural;
+use crate::style::Style;
+use crate::world;
+
+/// Changes that are listed one by one; more are counted.
+const MOST_CHANGES: usize = 12;
+
+/// The first thing that is printed: what is served where, what is refused and why, and what to try.
+pub(super) fn render(
+    serving: &Serving,
+    applied: &Applied,
+    paths: &[PathBuf],
+    diagnostics: &[Diagnostic],
+    took: Duration,
+    style: Style,
+) -> String {
+    let mut out = String::new();
+    let objects: usize = KindId::ALL.iter().map(|kind| serving.resources.count(*kind)).sum();
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let _ = writeln!(
+        out,
+        "{} {} {}",
+        style.bold("Portway"),
+        style.bold(env!("CARGO_PKG_VERSION")),
+        style.dim(format!(
+            "{}: {objects} objects, {}, serving after {}",
+            paths.join(", "),
+            plural(serving.proxy.workers(), "worker"),
+            millis(took)
+        ))
+    );
+    let mut bound: Vec<(&Listener, SocketAddr)> = Vec::new();
+    let mut gateway: Option<&Arc<ObjectRef>> = None;
+    for (port, applied) in serving.translation.plan.ports.iter().zip(&applied.ports) {
+        for listener in &port.listeners {
+            let object = &listener.source.object;
+            if gateway != Some(object) {
+                let _ = writeln!(out, "\n{}", style.bold(object));
+                gateway = Some(object);
+            }
+            let at = match &applied.bound {
+                Ok(address) => {
+                    bound.push((listener, reachable(*address)));
+                    style.link(address.to_string()).to_string()
+                }
+                Err(why) => style.bad(format!("port {} not bound: {why}", port.port)).to_string(),
+            };
+            self::listener(&mut out, listener, &at, style);
+        }
+    }
+    for failed in &applied.failed {
+        let _ = writeln!(out, "{} {}: {}", style.bad("✗"), failed.listener, failed.reason);
+    }
+    problems(&mut out, serving, diagnostics, style);
+    if bound.is_empty() {
+        let _ = write!(out, "\n{}", no_listeners(&serving.resources, style));
+    }
+    let lines = tries::curl_lines(bound.into_iter());
+    if !lines.is_empty() {
+        let _ = writeln!(out, "\n{}", style.bold("Try"));
+        for line in lines {
+            let _ = writeln!(out, "  {}", style.link(line));
+        }
+    }
+    let admin = serving.proxy.admin_address().map(|at| format!("Admin http://{at} (/status, /metrics, /plan). "));
+    let watching = format!("{}Watching {}; Ctrl-C drains and ends.", admin.unwrap_or_default(), paths.join(", "));
+    let _ = writeln!(out, "\n{}", style.dim(watching));
+    out
+}
+
+fn listener(out: &mut String, listener: &Listener, at: &str, style: Style) {
+    let protocol = match listener.protocol {
+        ListenerProtocol::Http => "HTTP",
+        ListenerProtocol::Https(_) => "HTTPS",
+    };
+    let name = listener.source.section.as_deref().unwrap_or("?");
+    let _ = writeln!(out, "  {} {protocol} {at} {}", style.bold(name), style.dim(&listener.hostname));
+    for host in &listener.hosts {
+        let mut routes: Vec<(&Arc<ObjectRef>, Vec<&Rule>)> = Vec::new();
+        for entry in &host.entries {
+            let rule = &*entry.rule;
+            match routes.iter_mut().find(|(object, _)| *object == &rule.source.object) {
+                Some((_, rules)) if rules.iter().any(|known| known.source == rule.source) => {}
+                Some((_, rules)) => rules.push(rule),
+                None => routes.push((&rule.source.object, vec![rule])),
+            }
+        }
+        for (object, rules) in routes {
+            let to: Vec<String> = rules.into_iter().map(destination).collect();
+            let mark = style.good("✓");
+            let _ = writeln!(out, "    {mark} {:<22} {object} {}", host.hostname.to_string(), style.dim(to.join("; ")));
+        }
+    }
+}
+
+/// Where a rule sends requests, in few words.
+fn destination(rule: &Rule) -> String {
+    let name = rule.source.section.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
+    let total: u64 = rule.backends.iter().map(|share| u64::from(share.weight)).sum();
+    let shares: Vec<String> = rule
+        .backends
+        .iter()
+        .filter(|share| share.weight > 0)
+        .map(|share| {
+            let to = match &share.target {
+                Target::Backend(key) => key.object.name.to_string(),
+                Target::Invalid(no) => format!("500 {}", no.reason),
+            };
+            if rule.backends.len() == 1 { to } else { format!("{to} {}%", u64::from(share.weight) * 100 / total.max(1)) }
+        })
+        .collect();
+    let redirect = rule.filters.iter().find_map(|filter| match filter {
+        portway_plan::Filter::Redirect(redirect) => {
+            Some(format!("{} to {}", redirect.status, redirect.scheme.as_deref().unwrap_or("elsewhere")))
+        }
+        _ => None,
+    });
+    format!("{name}→ {}", redirect.unwrap_or_else(|| if shares.is_empty() { "500".to_owned() } else { shares.join(", ") }))
+}
+
+fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], style: Style) {
+    let problems = world::problems(&serving.translation.problems, &Problems::default(), &serving.resources);
+    for diagnostic in diagnostics.iter().chain(&problems) {
+        let _ = write!(out, "\n{}\n", diagnostic.render(style.colour()));
+    }
+}
+
+/// What to say when nothing listens.
+fn no_listeners(resources: &Resources, style: Style) -> String {
+    let example = "\
+  apiVersion: gateway.networking.k8s.io/v1
+  kind: GatewayClass
+  metadata:
+    name: portway
+  spec:
+    controllerName: portway.dev/gateway-controller
+";
+    let head = style.warn("Nothing listens yet.");
+    if resources.count(KindId::GatewayClass) == 0 {
+        return format!("{head} There is no GatewayClass; Portway serves the Gateways of a class like this one:\n\n{example}");
+    }
+    if resources.count(KindId::Gateway) == 0 {
+        return format!("{head} There is no Gateway; it says which ports to open.\n");
+    }
+    format!(
+        "{head} No Gateway has a listener that can serve. Portway serves Gateways of classes whose controllerName is \
+         portway.dev/gateway-controller; what stands in the way is told above, and by `portway get -f … gateways -o yaml`.\n"
+    )
+}
+
+/// What changed, line by line.
+pub(super) fn changes(changes: &Changes, took: Duration, style: Style) -> String {
+    let mut out = String::new();
+    for (key, change) in changes.iter().take(MOST_CHANGES) {
+        let mark = match change {
+            Change::Added => style.good("+"),
+            Change::Changed => style.warn("~"),
+            Change::Removed => style.bad("-"),
+        };
+        let _ = writeln!(out, "{mark} {key}: applied in {}", millis(took));
+    }
+    let more = changes.len().saturating_sub(MOST_CHANGES);
+    if more > 0 {
+        let _ = writeln!(out, "{} and {more} more: applied in {}", style.warn("~"), millis(took));
+    }
+    out
+}
+
+fn millis(time: Duration) -> String {
+    let millis = time.as_secs_f64() * 1_000.0;
+    if millis < 10.0 { format!("{millis:.1} ms") } else { format!("{millis:.0} ms") }
+}
+
+/// The address at which a client on this machine reaches a socket that is bound to all addresses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

@@ -1,0 +1,81 @@
+//! Command lines that show what is served.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use portway_plan::{Entry, HostPattern, Listener, ListenerProtocol, PathMatch, RuleKind, StringMatch};
+
+/// More would be read by nobody.
+const MOST: usize = 8;
+
+/// `curl` lines for rules of these listeners and the addresses where they are bound: one for each rule, as far
+/// as a line can be made of what it asks for.
+pub(super) fn curl_lines<'a>(listeners: impl Iterator<Item = (&'a Listener, SocketAddr)>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rules = HashSet::new();
+    for (listener, address) in listeners {
+        for host in &listener.hosts {
+            for entry in &host.entries {
+                let source = &entry.rule.source;
+                if rules.insert((source.object.clone(), source.path.clone()))
+                    && let Some(line) = curl(listener, &host.hostname, entry, address)
+                {
+                    lines.push(line);
+                }
+            }
+        }
+    }
+    lines.truncate(MOST);
+    lines
+}
+
+fn curl(listener: &Listener, hostname: &HostPattern, entry: &Entry, address: SocketAddr) -> Option<String> {
+    let tls = matches!(listener.protocol, ListenerProtocol::Https(_));
+    let grpc = entry.rule.kind == RuleKind::Grpc;
+    let scheme = if tls { "https" } else { "http" };
+    let host = match hostname {
+        HostPattern::Exact(name) => name.to_string(),
+        HostPattern::Wildcard(suffix) => format!("www{suffix}"),
+        HostPattern::Any => "localhost".to_owned(),
+    };
+    let mut path = match &entry.path {
+        PathMatch::Exact(path) => path.to_string(),
+        PathMatch::Prefix(prefix) if prefix.is_empty() => "/".to_owned(),
+        PathMatch::Prefix(prefix) if grpc => format!("{prefix}/Get"),
+        PathMatch::Prefix(prefix) => prefix.to_string(),
+        PathMatch::Regex(_) => return None,
+    };
+    let mut options = String::new();
+    if tls {
+        options += " -k";
+    }
+    if entry.rule.backends.is_empty() && !grpc {
+        options += " -i";
+    }
+    for header in &entry.headers {
+        let StringMatch::Exact(value) = &header.value else { return None };
+        options += &format!(" -H '{}: {value}'", header.name);
+    }
+    for (nth, parameter) in entry.query.iter().enumerate() {
+        let StringMatch::Exact(value) = &parameter.value else { return None };
+        path += &format!("{}{}={value}", if nth == 0 { '?' } else { '&' }, parameter.name);
+    }
+    if let Some(method) = entry.method.as_ref().filter(|method| &***method != "GET" && !grpc) {
+        options += &format!(" -X {method}");
+    }
+    let port = address.port();
+    if host != "localhost" {
+        options += &format!(" --resolve {host}:{port}:{}", address.ip());
+    }
+    let quote = if path.contains(['&', '?']) { "'" } else { "" };
+    let url = format!("{quote}{scheme}://{host}:{port}{path}{quote}");
+    // A message of five bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
+    Some(if grpc {
+        let http2 = if tls { "--http2" } else { "--http2-prior-knowledge" };
+        format!(
+            r"printf '\0\0\0\0\5hello' | curl{options} {http2} -H 'content-type: application/grpc' --data-binary @- --output - {url}"
+        )
+    } else {
+        format!("curl{options} {url}")
+    })
+}

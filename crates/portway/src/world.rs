@@ -1,0 +1,59 @@
+//! Files to a plan and statuses, once or again and again: the same steps for every command.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use portway_api::diagnostic::Diagnostic;
+use portway_api::object::{ObjectKey, Time};
+use portway_store::{Changes, FileSource, Resources};
+use portway_translate::{Options, Problem, Problems, Translation, Translator};
+
+use crate::demo::Backends;
+use crate::places::Places;
+
+/// The folders and files that a command looks at.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Files {
+    /// A file, or a folder with all in it; can be given several times
+    #[arg(short = 'f', long = "file", required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// What the files come to.
+pub(crate) struct World {
+    /// All objects, those of the demo backends too.
+    pub(crate) resources: Resources,
+    /// What there is to say about the files.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// The plan, the statuses and the problems.
+    pub(crate) translation: Translation,
+}
+
+impl World {
+    /// Reads files once, as if every port could be bound. Opens no socket.
+    pub(crate) fn read(paths: &[PathBuf]) -> Self {
+        let loaded = FileSource::load(paths.iter().cloned());
+        let mut resources = loaded.resources;
+        // Nothing is bound, so nothing can fail.
+        Backends::pretended().sync(&mut resources, &mut Changes::default());
+        let translation = Translator::new().update(&resources, &Changes::default(), &options());
+        Self { resources, diagnostics: loaded.diagnostics, translation }
+    }
+}
+
+/// The options of a translation now.
+pub(crate) fn options() -> Options {
+    Options::new(Time(SystemTime::now().into()))
+}
+
+/// Problems that are in `now` and not in `before`, as diagnostics with their places.
+pub(crate) fn problems(now: &Problems, before: &Problems, resources: &Resources) -> Vec<Diagnostic> {
+    let mut places = Places::new(resources);
+    let fresh = now.iter().filter(|(key, problem)| !before.of(key).contains(problem));
+    fresh.map(|(key, problem)| diagnostic(key, problem, &mut places)).collect()
+}
+
+fn diagnostic(key: &ObjectKey, problem: &Problem, places: &mut Places<'_>) -> Diagnostic {
+    let message = format!("{}: {}", problem.reason, problem.message);
+    places.at(Diagnostic::warning(message), key, &problem.path)
+}
