@@ -57,7 +57,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let count = |severity| found.iter().filter(|diagnostic| diagnostic.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if !matches!(args.output, Output::Json) {
-        let objects = portway_api::object::KindId::ALL.iter().map(|kind| world.resources.count(*kind)).sum::<usize>();
+        let objects =
+            portway_api::object::KindId::ALL.iter().map(|kind| world.resources.count(*kind)).sum::<usize>();
         println!("{objects} objects: {}, {}", plural(errors, "error"), plural(warnings, "warning"));
     }
     let failed = found.iter().any(Diagnostic::is_error) || (args.strict && warnings > 0);

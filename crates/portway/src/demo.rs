@@ -24,6 +24,9 @@ use crate::echo::{self, Identity};
 /// How many echo instances a Service wants: a number, or `true` for one.
 pub(crate) const ANNOTATION: &str = "portway.dev/demo-echo";
 
+/// The port in EndpointSlices of instances that do not run.
+pub(crate) const PRETENDED_PORT: u16 = 1;
+
 /// More instances of one Service would show nothing more.
 const MOST: usize = 16;
 
@@ -58,7 +61,7 @@ impl Backends {
         Self { runtime: Some(runtime), instances: BTreeMap::new() }
     }
 
-    /// Instances that do not run; their EndpointSlices name port 1.
+    /// Instances that do not run; their EndpointSlices name [`PRETENDED_PORT`].
     pub(crate) fn pretended() -> Self {
         Self { runtime: None, instances: BTreeMap::new() }
     }
@@ -114,7 +117,7 @@ impl Backends {
                 let (port, task) = start(runtime, key, service)?;
                 (port, Some(task))
             }
-            None => (1, None),
+            None => (PRETENDED_PORT, None),
         };
         let Some(slice) = slice(key, service, port) else { return Ok(None) };
         changes.record(key.clone(), Change::Added);

@@ -45,10 +45,17 @@ enum Output {
 /// Prints the objects.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let kinds = if args.kind == "all" {
-        KindId::ALL.iter().copied().filter(|kind| kind.info().group.ends_with("gateway.networking.k8s.io")).collect()
+        KindId::ALL
+            .iter()
+            .copied()
+            .filter(|kind| kind.info().group.ends_with("gateway.networking.k8s.io"))
+            .collect()
     } else {
         let known = || KindId::ALL.iter().map(|kind| kind.info().plural).collect::<Vec<_>>().join(", ");
-        vec![KindId::from_word(&args.kind).with_context(|| format!("no kind {:?}; there are {}", args.kind, known()))?]
+        vec![
+            KindId::from_word(&args.kind)
+                .with_context(|| format!("no kind {:?}; there are {}", args.kind, known()))?,
+        ]
     };
     let world = World::read(&args.files.paths);
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
@@ -75,8 +82,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     match args.output {
         Output::Table | Output::Wide => {
-            let tables: anyhow::Result<Vec<String>> =
-                found.iter().map(|(kind, objects)| table(*kind, objects, args.output == Output::Wide, &world)).collect();
+            let tables: anyhow::Result<Vec<String>> = found
+                .iter()
+                .map(|(kind, objects)| table(*kind, objects, args.output == Output::Wide, &world))
+                .collect();
             print!("{}", tables?.join("\n"));
         }
         Output::Json | Output::Yaml => print_whole(found, args)?,
@@ -88,7 +97,8 @@ fn print_whole(found: Vec<(KindId, Vec<(ObjectKey, Value)>)>, args: &Args) -> an
     if let Some((kind, _)) = found.iter().find(|(kind, _)| !has_whole(*kind)) {
         bail!("{kind} has no status; only its name can be printed, the rest is in your file");
     }
-    let mut objects: Vec<Value> = found.into_iter().flat_map(|(_, objects)| objects).map(|(_, value)| value).collect();
+    let mut objects: Vec<Value> =
+        found.into_iter().flat_map(|(_, objects)| objects).map(|(_, value)| value).collect();
     let whole = match (&args.name, objects.len()) {
         (Some(_), 1) => objects.remove(0),
         _ => json!({"apiVersion": "v1", "kind": "List", "items": objects}),
@@ -180,12 +190,17 @@ fn table(kind: KindId, objects: &[(ObjectKey, Value)], wide: bool, world: &World
 
 /// What hangs on what: `https:3` for listeners and their routes, `infra/shared:Accepted` for parents.
 fn attached(status: &Status) -> String {
-    let mut parts: Vec<String> =
-        status.listeners().iter().map(|listener| format!("{}:{}", listener.name, listener.attached_routes)).collect();
+    let mut parts: Vec<String> = status
+        .listeners()
+        .iter()
+        .map(|listener| format!("{}:{}", listener.name, listener.attached_routes))
+        .collect();
     for parent in status.route().iter().flat_map(|route| &route.parents) {
         let reference = &parent.parent_ref;
-        let namespace = reference.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-        let section = reference.section_name.as_ref().map(|section| format!("#{section}")).unwrap_or_default();
+        let namespace =
+            reference.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        let section =
+            reference.section_name.as_ref().map(|section| format!("#{section}")).unwrap_or_default();
         let accepted = parent.conditions.iter().find(|condition| condition.type_ == "Accepted");
         let reason = accepted.map(|condition| condition.reason.as_str()).unwrap_or("Unknown");
         parts.push(format!("{namespace}{}{section}:{reason}", reference.name));

@@ -6,11 +6,16 @@
 //! echo          the demo backend
 //! ```
 
+mod check;
 mod demo;
 mod echo;
+mod explain;
 mod get;
+mod places;
+mod run;
 mod signals;
 mod style;
+mod world;
 
 use std::process::ExitCode;
 

@@ -152,7 +152,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    println!("\n{}", style.dim("Draining: requests under way end, new connections are refused. Again to end at once."));
+    println!(
+        "\n{}",
+        style.dim("Draining: requests under way end, new connections are refused. Again to end at once.")
+    );
     stop.stop();
     let drained = serving.proxy.shutdown();
     drop(events);
@@ -236,7 +239,12 @@ struct Serving {
 
 impl Serving {
     /// Serves these objects from now on.
-    fn take(&mut self, mut resources: Resources, mut changes: Changes, diagnostics: &[Diagnostic]) -> Applied {
+    fn take(
+        &mut self,
+        mut resources: Resources,
+        mut changes: Changes,
+        diagnostics: &[Diagnostic],
+    ) -> Applied {
         for error in self.backends.sync(&mut resources, &mut changes) {
             tracing::error!(%error, "a demo backend cannot start");
         }
@@ -265,7 +273,6 @@ impl Serving {
 
     fn translate(&mut self, changes: &Changes) -> Translation {
         let mut options = world::options();
-        options.addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
         options.unavailable = self.unavailable.clone();
         self.translator.update(&self.resources, changes, &options)
     }
@@ -280,7 +287,8 @@ impl Serving {
         }
         let took = began.elapsed();
         let news = world::problems(&self.translation.problems, &before, &self.resources);
-        let resolved = before.iter().filter(|(key, problem)| !self.translation.problems.of(key).contains(problem));
+        let resolved =
+            before.iter().filter(|(key, problem)| !self.translation.problems.of(key).contains(problem));
         let mut out = summary::changes(&changes, took, style);
         for (key, problem) in resolved {
             out += &format!("{} {key}: no longer {}\n", style.good("✓"), problem.reason);

@@ -18,6 +18,9 @@ pub(crate) async fn ended() -> std::io::Result<()> {
 
 /// Ends the process without waiting for anything.
 pub(crate) fn end_now() {
-    #[allow(clippy::disallowed_methods, reason = "the user has asked twice; the drain is what is to be skipped")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the user has asked twice; the drain is what is to be skipped"
+    )]
     std::process::exit(130);
 }

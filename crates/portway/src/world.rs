@@ -1,5 +1,6 @@
 //! Files to a plan and statuses, once or again and again: the same steps for every command.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -41,9 +42,11 @@ impl World {
     }
 }
 
-/// The options of a translation now.
+/// The options of a translation now. A Gateway that binds all addresses is told to be at loopback: where the
+/// clients of one machine find it.
 pub(crate) fn options() -> Options {
-    Options::new(Time(SystemTime::now().into()))
+    let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    Options { addresses, ..Options::new(Time(SystemTime::now().into())) }
 }
 
 /// Problems that are in `now` and not in `before`, as diagnostics with their places.

@@ -9,12 +9,14 @@
 
 pub mod certificates;
 pub mod client;
+pub mod gateway;
 pub mod origin;
 pub mod wire;
 
 use std::time::Duration;
 
 pub use client::{Client, Http2};
+pub use gateway::Gateway;
 pub use origin::{Answer, H2Origin, Origin};
 pub use wire::Message;
 

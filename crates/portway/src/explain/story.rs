@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use http::{Method, Uri};
 use portway_plan::{
-    BackendProtocol, Endpoint, EndpointAddress, EndpointState, Filter, ListenerProtocol, Plan, Port, Rule, Share,
-    Source, Target,
+    BackendProtocol, Endpoint, EndpointAddress, EndpointState, Filter, ListenerProtocol, Plan, Port, Rule,
+    Share, Source, Target,
 };
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::filters::Effects;
 use portway_proxy::http::route::{Criterion, EntryTrace, Failure, Matched, PortTable, Trace};
-use portway_proxy::http::{Authority, Headers, RequestHead, Scheme, TlsInfo, Version, path};
+use portway_proxy::http::{Authority, Headers, RequestHead, Response, Scheme, TlsInfo, Version, path};
 use portway_proxy::observe::Metrics;
 use portway_proxy::upstream::BackendMap;
 use serde::Serialize;
 
 use super::filters;
+use crate::demo;
 use crate::places::Places;
 
 /// The request that is asked about.
@@ -151,7 +152,8 @@ pub(super) fn tell(asked: &Asked, plan: &Plan, places: &mut Places<'_>) -> Story
     let mut told = Telling { plan, places }.one(asked);
     let mut last = &mut told;
     for _ in 0..MOST_HOPS {
-        let Some(next) = last.answer.location.as_deref().and_then(|location| location.parse::<Uri>().ok()) else {
+        let Some(next) = last.answer.location.as_deref().and_then(|location| location.parse::<Uri>().ok())
+        else {
             break;
         };
         let asked = Asked { url: next, server_name: None, ..asked.clone() };
@@ -186,7 +188,10 @@ impl Telling<'_, '_> {
         let server_name = asked.server_name.clone().unwrap_or_else(|| head.authority.host().to_owned());
         let tls_info = tls.then(|| TlsInfo { server_name: Some(server_name.as_str().into()) });
         if tls && table.select_listener(true, &server_name).is_none() {
-            let why = format!("the TLS handshake is refused: no listener of port {} is for {server_name:?}", port.port);
+            let why = format!(
+                "the TLS handshake is refused: no listener of port {} is for {server_name:?}",
+                port.port
+            );
             return Err(Answer { why, ..Answer::default() });
         }
         let trace = table.trace(&head, tls_info.as_ref());
@@ -223,7 +228,9 @@ impl Telling<'_, '_> {
             }
             Err(kind) => {
                 let why = match (&story.listener, story.hostnames.is_empty()) {
-                    (None, _) => format!("no listener of port {} is for {:?}", port.port, head.authority.host()),
+                    (None, _) => {
+                        format!("no listener of port {} is for {:?}", port.port, head.authority.host())
+                    }
                     (Some(_), true) => "no route of this listener is for that hostname".to_owned(),
                     (Some(_), false) => "no rule of these hostnames matches".to_owned(),
                 };
@@ -235,7 +242,9 @@ impl Telling<'_, '_> {
     /// The port that the URL means: the one it names, else its scheme's own, else the only one that speaks it.
     fn port(&self, head: &RequestHead, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
         let speaks = |port: &&Arc<Port>| {
-            port.listeners.iter().any(|listener| matches!(listener.protocol, ListenerProtocol::Https(_)) == tls)
+            port.listeners
+                .iter()
+                .any(|listener| matches!(listener.protocol, ListenerProtocol::Https(_)) == tls)
         };
         let wanted = head.authority.port().unwrap_or(head.scheme.default_port());
         if let Some(port) = self.plan.ports.iter().filter(speaks).find(|port| port.port == wanted) {
@@ -251,7 +260,8 @@ impl Telling<'_, '_> {
             _ => {
                 let ports: Vec<String> = candidates.iter().map(|port| port.port.to_string()).collect();
                 let served = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
-                let why = format!("no {scheme} listener has port {wanted} (ports that speak {scheme}: {served})");
+                let why =
+                    format!("no {scheme} listener has port {wanted} (ports that speak {scheme}: {served})");
                 Err(Answer { why, ..Answer::default() })
             }
         }
@@ -291,9 +301,10 @@ impl Telling<'_, '_> {
                 let got = head.headers.get(&header.name).map(String::from_utf8_lossy);
                 format!("header {} is {}", header.name, got.as_deref().unwrap_or("not there"))
             }),
-            (Err(Failure::Query(at)), _) => {
-                entry.query.get(at).map_or_else(String::new, |query| format!("query {} is another", query.name))
-            }
+            (Err(Failure::Query(at)), _) => entry
+                .query
+                .get(at)
+                .map_or_else(String::new, |query| format!("query {} is another", query.name)),
         };
         OtherPart {
             place: self.place(&entry.rule.source, ""),
@@ -315,14 +326,10 @@ impl Telling<'_, '_> {
         let mut filtered = head.clone();
         let context = matched.context();
         let mut effects = Effects::default();
-        if let ControlFlow::Break(response) = matched.rule.filters().on_request(&mut filtered, &context, &mut effects)
+        if let ControlFlow::Break(response) =
+            matched.rule.filters().on_request(&mut filtered, &context, &mut effects)
         {
-            let location = response.head.headers.get("location");
-            story.answer = Answer {
-                status: Some(response.head.status.as_u16()),
-                why: "a filter answers; no backend is asked".to_owned(),
-                location: location.map(|value| String::from_utf8_lossy(value).into_owned()),
-            };
+            story.answer = own_answer(response, "a filter answers; no backend is asked");
             return;
         }
         let total: u64 = rule.backends.iter().map(|share| u64::from(share.weight)).sum();
@@ -335,11 +342,7 @@ impl Telling<'_, '_> {
                 match entry.filters.on_request(&mut head, &context, &mut effects) {
                     ControlFlow::Continue(()) => part.sent = Some(sent(&head)),
                     ControlFlow::Break(response) => {
-                        part.answer = Some(Answer {
-                            status: Some(response.head.status.as_u16()),
-                            why: "a filter of this backend answers".to_owned(),
-                            location: None,
-                        });
+                        part.answer = Some(own_answer(response, "a filter of this backend answers"));
                     }
                 }
             }
@@ -419,7 +422,30 @@ fn head(asked: &Asked) -> Result<RequestHead, Answer> {
     let target = asked.url.path_and_query().map_or("/", |target| target.as_str());
     let target = path::normalise(&target.to_owned().into())
         .map_err(|_| refuse(format!("the path of {target:?} is malformed or leads out of the root")))?;
-    Ok(RequestHead { method: asked.method.clone(), scheme, authority, target, version: Version::Http11, headers })
+    Ok(RequestHead {
+        method: asked.method.clone(),
+        scheme,
+        authority,
+        target,
+        version: Version::Http11,
+        headers,
+    })
+}
+
+/// What a filter answers in place of a backend.
+fn own_answer(answer: Result<Response, FaultKind>, why: &str) -> Answer {
+    match answer {
+        Ok(response) => Answer {
+            status: Some(response.head.status.as_u16()),
+            why: why.to_owned(),
+            location: response
+                .head
+                .headers
+                .get("location")
+                .map(|at| String::from_utf8_lossy(at).into_owned()),
+        },
+        Err(kind) => Answer::fault(kind, "a filter cannot be honoured"),
+    }
 }
 
 fn limits(rule: &Rule) -> Vec<String> {
@@ -440,6 +466,9 @@ fn endpoint(endpoint: &Endpoint) -> String {
         EndpointState::Terminating => " (terminating)",
     };
     match &endpoint.address {
+        EndpointAddress::Ip(ip) if ip.is_loopback() && endpoint.port == demo::PRETENDED_PORT => {
+            "a demo echo instance that portway run starts".to_owned()
+        }
         EndpointAddress::Ip(ip) => format!("{}{state}", std::net::SocketAddr::new(*ip, endpoint.port)),
         EndpointAddress::Name(name) => format!("{name}:{}{state}", endpoint.port),
     }
@@ -453,7 +482,10 @@ fn verdict(backends: &[BackendPart]) -> Answer {
         (all, Some(answer)) if all.iter().all(|part| part.answer.is_some()) => answer,
         (_, Some(answer)) => {
             let status = answer.status.unwrap_or(500);
-            Answer { why: format!("a backend answers; for the shares without one, {status}"), ..Answer::default() }
+            Answer {
+                why: format!("a backend answers; for the shares without one, {status}"),
+                ..Answer::default()
+            }
         }
         (_, None) => Answer { why: "a backend answers".to_owned(), ..Answer::default() },
     }

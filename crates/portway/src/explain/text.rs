@@ -35,7 +35,8 @@ impl Text {
         }
         self.plain("");
         if let Some(listener) = &story.listener {
-            let what = format!("{} port {}, hostname {}", listener.protocol, listener.port, listener.hostname);
+            let what =
+                format!("{} port {}, hostname {}", listener.protocol, listener.port, listener.hostname);
             self.part("listener", &what);
             self.place(&listener.place);
             self.more(&listener.why);

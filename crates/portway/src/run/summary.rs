@@ -78,8 +78,10 @@ pub(super) fn render(
             let _ = writeln!(out, "  {}", style.link(line));
         }
     }
-    let admin = serving.proxy.admin_address().map(|at| format!("Admin http://{at} (/status, /metrics, /plan). "));
-    let watching = format!("{}Watching {}; Ctrl-C drains and ends.", admin.unwrap_or_default(), paths.join(", "));
+    let admin =
+        serving.proxy.admin_address().map(|at| format!("Admin http://{at} (/status, /metrics, /plan). "));
+    let watching =
+        format!("{}Watching {}; Ctrl-C drains and ends.", admin.unwrap_or_default(), paths.join(", "));
     let _ = writeln!(out, "\n{}", style.dim(watching));
     out
 }
@@ -104,7 +106,12 @@ fn listener(out: &mut String, listener: &Listener, at: &str, style: Style) {
         for (object, rules) in routes {
             let to: Vec<String> = rules.into_iter().map(destination).collect();
             let mark = style.good("✓");
-            let _ = writeln!(out, "    {mark} {:<22} {object} {}", host.hostname.to_string(), style.dim(to.join("; ")));
+            let _ = writeln!(
+                out,
+                "    {mark} {:<22} {object} {}",
+                host.hostname.to_string(),
+                style.dim(to.join("; "))
+            );
         }
     }
 }
@@ -122,7 +129,11 @@ fn destination(rule: &Rule) -> String {
                 Target::Backend(key) => key.object.name.to_string(),
                 Target::Invalid(no) => format!("500 {}", no.reason),
             };
-            if rule.backends.len() == 1 { to } else { format!("{to} {}%", u64::from(share.weight) * 100 / total.max(1)) }
+            if rule.backends.len() == 1 {
+                to
+            } else {
+                format!("{to} {}%", u64::from(share.weight) * 100 / total.max(1))
+            }
         })
         .collect();
     let redirect = rule.filters.iter().find_map(|filter| match filter {
@@ -131,7 +142,10 @@ fn destination(rule: &Rule) -> String {
         }
         _ => None,
     });
-    format!("{name}→ {}", redirect.unwrap_or_else(|| if shares.is_empty() { "500".to_owned() } else { shares.join(", ") }))
+    format!(
+        "{name}→ {}",
+        redirect.unwrap_or_else(|| if shares.is_empty() { "500".to_owned() } else { shares.join(", ") })
+    )
 }
 
 fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], style: Style) {
@@ -153,7 +167,9 @@ fn no_listeners(resources: &Resources, style: Style) -> String {
 ";
     let head = style.warn("Nothing listens yet.");
     if resources.count(KindId::GatewayClass) == 0 {
-        return format!("{head} There is no GatewayClass; Portway serves the Gateways of a class like this one:\n\n{example}");
+        return format!(
+            "{head} There is no GatewayClass; Portway serves the Gateways of a class like this one:\n\n{example}"
+        );
     }
     if resources.count(KindId::Gateway) == 0 {
         return format!("{head} There is no Gateway; it says which ports to open.\n");

@@ -191,7 +191,10 @@ async fn a_request_under_way_ends_on_the_plan_that_it_began_with() -> anyhow::Re
     let mut gateway = Gateway::from_yaml(&to("a"))?;
     let address = gateway.addr("http")?;
     let mut slow = Client::connect(address).await?;
-    slow.write("POST / HTTP/1.1\r\nHost: shop.example.com\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await?;
+    slow.write(
+        "POST / HTTP/1.1\r\nHost: shop.example.com\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+    )
+    .await?;
     // The interim answer shows that the gateway has begun with the request.
     assert_eq!(slow.wire().head().await?.map(|head| head.status()), Some(100));
     gateway.apply(&to("b"))?;

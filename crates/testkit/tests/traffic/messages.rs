@@ -37,7 +37,8 @@ async fn chunks_and_trailers_pass_both_ways() -> anyhow::Result<()> {
 #[tokio::test]
 async fn large_bodies_arrive_whole() -> anyhow::Result<()> {
     let origin = Origin::new(|request| {
-        let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()).into_bytes();
+        let mut answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()).into_bytes();
         answer.extend(&request.body);
         Answer::Raw(answer)
     })
@@ -48,7 +49,8 @@ async fn large_bodies_arrive_whole() -> anyhow::Result<()> {
     let answer = client.request("POST", HOST, "/", &[], &body).await?;
     assert!(answer.body == body, "{} bytes came back", answer.body.len());
     let http2 = Http2::connect(gateway.addr("http")?).await?;
-    let request = http::Request::post("http://shop.example.com/").body(bytes::Bytes::from_static(b"small"))?;
+    let request =
+        http::Request::post("http://shop.example.com/").body(bytes::Bytes::from_static(b"small"))?;
     assert_eq!(http2.send(request).await?.body, "small");
     Ok(())
 }
@@ -59,7 +61,9 @@ async fn a_client_that_waits_for_100_gets_it() -> anyhow::Result<()> {
     let gateway = before(&origin).await?;
     let mut client = Client::connect(gateway.addr("http")?).await?;
     client
-        .write("POST / HTTP/1.1\r\nHost: shop.example.com\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        .write(
+            "POST / HTTP/1.1\r\nHost: shop.example.com\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        )
         .await?;
     let interim = client.wire().head().await?.map(|message| message.status());
     assert_eq!(interim, Some(100));

@@ -33,11 +33,11 @@ async fn a_request_that_takes_too_long_is_504() -> anyhow::Result<()> {
 #[tokio::test]
 async fn codes_that_are_named_are_tried_again() -> anyhow::Result<()> {
     let count = AtomicUsize::new(0);
-    let (answer, origin) = through("retry: {codes: [503], attempts: 2, backoff: 1ms}", move |_| {
-        match count.fetch_add(1, Ordering::Relaxed) {
-            0 | 1 => Answer::status(503, "busy"),
-            _ => Answer::text("at last"),
-        }
+    let (answer, origin) = through("retry: {codes: [503], attempts: 2, backoff: 1ms}", move |_| match count
+        .fetch_add(1, Ordering::Relaxed)
+    {
+        0 | 1 => Answer::status(503, "busy"),
+        _ => Answer::text("at last"),
     })
     .await?;
     assert_eq!((answer.status(), answer.text().as_str()), (200, "at last"));

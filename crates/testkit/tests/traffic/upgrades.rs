@@ -4,8 +4,7 @@ use portway_testkit::{Answer, Client, Gateway, Origin};
 
 use crate::{GATEWAY, documents, route};
 
-const SWITCH: &str =
-    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: shop.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -14,7 +13,8 @@ const ASK: &str = "GET /chat HTTP/1.1\r\nHost: shop.example.com\r\nConnection: U
 async fn bytes_pass_both_ways_after_101() -> anyhow::Result<()> {
     let origin = Origin::new(|_| Answer::Upgrade(SWITCH.into())).await?;
     let rules = "- backendRefs: [{name: a, port: 80}]";
-    let gateway = Gateway::from_yaml(&documents([GATEWAY, &route("r", rules), &origin.service("apps", "a")]))?;
+    let gateway =
+        Gateway::from_yaml(&documents([GATEWAY, &route("r", rules), &origin.service("apps", "a")]))?;
     let mut client = Client::connect(gateway.addr("http")?).await?;
     client.write(ASK).await?;
     let head = client.wire().head().await?.expect("an answer");
@@ -34,7 +34,8 @@ async fn bytes_pass_both_ways_after_101() -> anyhow::Result<()> {
 async fn a_refused_upgrade_is_an_ordinary_answer() -> anyhow::Result<()> {
     let origin = Origin::new(|_| Answer::status(403, "no")).await?;
     let rules = "- backendRefs: [{name: a, port: 80}]";
-    let gateway = Gateway::from_yaml(&documents([GATEWAY, &route("r", rules), &origin.service("apps", "a")]))?;
+    let gateway =
+        Gateway::from_yaml(&documents([GATEWAY, &route("r", rules), &origin.service("apps", "a")]))?;
     let mut client = Client::connect(gateway.addr("http")?).await?;
     client.write(ASK).await?;
     let answer = client.response().await?;
