@@ -14,7 +14,13 @@ use crate::harness::{channel, collect, pair, read_to_end, read_until, run, write
 
 /// Keeps what comes back.
 #[derive(Default)]
-struct Pool(RefCell<Vec<Client<TcpStream>>>);
+pub(crate) struct Pool(RefCell<Vec<Client<TcpStream>>>);
+
+impl Pool {
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+}
 
 impl Recycle<TcpStream> for Pool {
     fn recycle(&self, client: Client<TcpStream>) {
@@ -22,7 +28,7 @@ impl Recycle<TcpStream> for Pool {
     }
 }
 
-fn head(method: Method, target: &'static str, headers: Headers) -> RequestHead {
+pub(crate) fn head(method: Method, target: &'static str, headers: Headers) -> RequestHead {
     RequestHead {
         method,
         scheme: Scheme::Http,
@@ -33,7 +39,7 @@ fn head(method: Method, target: &'static str, headers: Headers) -> RequestHead {
     }
 }
 
-fn options(pool: &Rc<Pool>) -> SendOptions<TcpStream> {
+pub(crate) fn options(pool: &Rc<Pool>) -> SendOptions<TcpStream> {
     SendOptions {
         expects_continue: false,
         upgrade: None,

@@ -40,6 +40,12 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     )
 }
 
+/// Runs on a clock that jumps to whatever is due as soon as nothing else can happen.
+pub(crate) fn run_paused<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(LocalSet::new().run_until(test))
+}
+
 pub(crate) fn connection() -> Rc<Connection> {
     let local = "127.0.0.1:80".parse().unwrap();
     Rc::new(Connection { peer: local, local, port: 80, tls: None })

@@ -84,10 +84,16 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 /// A connection whose reads return these pieces, one each, with a wait before each; then it ends.
-struct Pieces {
+pub(crate) struct Pieces {
     input: VecDeque<Bytes>,
     waited: bool,
     output: Rc<RefCell<Vec<u8>>>,
+}
+
+impl Pieces {
+    pub(crate) fn new(input: Vec<Bytes>, output: Rc<RefCell<Vec<u8>>>) -> Self {
+        Self { input: input.into(), waited: false, output }
+    }
 }
 
 impl AsyncRead for Pieces {
@@ -156,7 +162,7 @@ fn settings() -> Settings {
 /// Serves the pieces; what was answered, and what a handler saw.
 async fn serve(pieces: Vec<Bytes>) -> (String, Vec<String>) {
     let (output, seen) = (Rc::default(), Seen::default());
-    let io = Pieces { input: pieces.into(), waited: false, output: Rc::clone(&output) };
+    let io = Pieces::new(pieces, Rc::clone(&output));
     let recorder = seen.clone();
     let handler = Answering(move |request| record(request, recorder.clone()));
     h1::serve(io, Bytes::new(), connection(), &handler, &settings(), Drain::default().watch()).await;

@@ -1,7 +1,6 @@
 //! Time: clients that are slow, and workers that drain. The clock is the runtime's, and jumps to whatever is
 //! due as soon as nothing else can happen.
 
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,15 +11,10 @@ use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::{self, End, Settings};
 use portway_proxy::http::{Body, Handler, Request, Response, reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Answering, channel, collect, connection};
-
-fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    runtime.unwrap().block_on(LocalSet::new().run_until(test))
-}
+use crate::harness::{Answering, channel, collect, connection, run_paused as run};
 
 fn served<H: Handler + 'static>(handler: H, drain: &Drain, buffer: usize) -> (DuplexStream, JoinHandle<End>) {
     let (client, server) = tokio::io::duplex(buffer);

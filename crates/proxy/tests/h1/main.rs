@@ -1,7 +1,9 @@
 //! The HTTP/1.1 engine over real sockets: what a client and a backend see of it.
 
 mod client;
+mod exchange;
 mod harness;
 mod hostile;
 mod limits;
+mod property;
 mod serving;
