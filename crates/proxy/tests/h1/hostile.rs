@@ -25,17 +25,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::harness::{Answering, collect, connection, read_to_end, run, served, write};
 
-const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(crate) const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
-struct Case {
-    name: String,
-    verdict: String,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) verdict: String,
     sees: Option<String>,
     then: Option<String>,
-    payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/h1/hostile");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

@@ -266,3 +266,24 @@ fn a_tunnel_ends_an_hour_after_its_last_byte_or_at_the_drain_s_deadline() {
         assert_eq!((task.await.unwrap(), seconds(began)), (End::Tunnel, 30));
     });
 }
+
+/// A handler whose futures are large.
+struct Large;
+
+impl Handler for Large {
+    async fn handle(&self, request: Request) -> Response {
+        let room = [0u8; 16_384];
+        let response = sink(request).await;
+        assert_eq!(room.iter().filter(|byte| **byte != 0).count(), 0);
+        response
+    }
+}
+
+#[test]
+fn a_connection_keeps_no_room_for_a_request_while_it_has_none() {
+    let (_client, server) = tokio::io::duplex(1);
+    let (settings, drain) = (Settings::default(), Drain::default());
+    let task = h1::serve(server, Bytes::new(), connection(), &Large, &settings, drain.watch());
+    let size = std::mem::size_of_val(&task);
+    assert!(size <= 1024, "the task of a connection takes {size} bytes");
+}

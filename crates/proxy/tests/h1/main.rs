@@ -1,6 +1,7 @@
 //! The HTTP/1.1 engine over real sockets: what a client and a backend see of it.
 
 mod client;
+mod differential;
 mod exchange;
 mod harness;
 mod hostile;
