@@ -15,7 +15,6 @@ pub mod diagnostic;
 pub mod gateway;
 pub mod object;
 pub mod path;
-pub mod validate;
 pub mod yaml;
 
 mod open_enum;

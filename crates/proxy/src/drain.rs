@@ -4,8 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::options::DrainTimes;
 
 /// One worker's drain. Not shared between threads: each worker begins its own.
 #[derive(Clone, Default)]
@@ -13,12 +16,19 @@ pub struct Drain(Rc<State>);
 
 #[derive(Default)]
 struct State {
+    announced: Cell<bool>,
     deadline: Cell<Option<Instant>>,
     wakers: RefCell<Vec<Option<Waker>>>,
     free: RefCell<Vec<usize>>,
 }
 
 impl Drain {
+    /// Says that a drain is to come: answers tell clients to close the connection, and no connection is
+    /// closed while it waits for a request.
+    pub fn announce(&self) {
+        self.0.announced.set(true);
+    }
+
     /// Begins to drain: every [`DrainWatch`] is woken. Tunnels end at the deadline. Again: a new deadline.
     pub fn begin(&self, deadline: Instant) {
         self.0.deadline.set(Some(deadline));
@@ -44,10 +54,10 @@ pub struct DrainWatch {
 }
 
 impl DrainWatch {
-    /// Whether the worker drains.
+    /// Whether the worker drains, or is about to: whether connections are closed after an answer.
     #[inline]
     pub fn is_draining(&self) -> bool {
-        self.deadline().is_some()
+        self.drain.0.announced.get() || self.deadline().is_some()
     }
 
     /// When what is left is cut off; `None` while the worker does not drain.
@@ -58,7 +68,7 @@ impl DrainWatch {
 
     /// Ready once the worker drains. Registers the task once, however often it is polled.
     pub fn poll_draining(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let begun = self.is_draining();
+        let begun = self.deadline().is_some();
         self.register(cx);
         if begun { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -89,10 +99,33 @@ impl Drop for DrainWatch {
     }
 }
 
+/// What a proxy that goes away does, by the time since it was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not ready, but everything is still served, with connections that are closed after each answer: those
+    /// who send here have to hear of it first.
+    Announced,
+    /// Nothing is accepted any more; what is under way may end.
+    Closing,
+    /// Time is up: what is left is cut.
+    Over,
+}
+
+/// The phase that long after the signal, with that many connections open, and how long it lasts at most.
+/// The clock is the caller's.
+pub(crate) fn phase(times: DrainTimes, since: Duration, open: usize) -> (Phase, Duration) {
+    if since < times.min {
+        (Phase::Announced, times.min - since)
+    } else if open > 0 && since < times.max {
+        (Phase::Closing, times.max - since)
+    } else {
+        (Phase::Over, Duration::ZERO)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
 
@@ -108,5 +141,26 @@ mod tests {
         tokio::join!(told, begin);
         assert_eq!(drain.0.wakers.borrow().len(), 1);
         assert!(drain.watch().is_draining());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_announced_drain_closes_nothing_that_waits() {
+        let drain = Drain::default();
+        let mut watch = drain.watch();
+        drain.announce();
+        assert!(watch.is_draining());
+        let waits = poll_fn(|cx| Poll::Ready(watch.poll_draining(cx).is_pending())).await;
+        assert!(waits);
+    }
+
+    #[test]
+    fn the_phases_of_going_away() {
+        let second = Duration::from_secs;
+        let times = DrainTimes { min: second(5), max: second(30) };
+        assert_eq!(phase(times, second(0), 0), (Phase::Announced, second(5)), "even with nothing open");
+        assert_eq!(phase(times, second(4), 9), (Phase::Announced, second(1)));
+        assert_eq!(phase(times, second(5), 9), (Phase::Closing, second(25)));
+        assert_eq!(phase(times, second(6), 0), (Phase::Over, second(0)));
+        assert_eq!(phase(times, second(30), 9), (Phase::Over, second(0)));
     }
 }

@@ -11,14 +11,19 @@
 //! Nothing on the request path is locked, or shared between workers but atomics and the snapshot of the
 //! plan. A request keeps the snapshot that it began with.
 
+mod admin;
+mod background;
 pub mod drain;
 pub mod fault;
 pub mod http;
 mod limits;
+mod listen;
 pub mod observe;
 mod options;
 mod proxy;
 pub mod snapshot;
+mod sniff;
+mod tls;
 pub mod upstream;
 pub mod worker;
 

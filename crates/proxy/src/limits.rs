@@ -20,6 +20,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a client may take nothing of a response that waits for it. 60 s.
     pub send_timeout: Duration,
+    /// How long a tunnel (WebSocket and other upgrades) may be silent both ways; `None` for ever. 1 h.
+    pub tunnel_timeout: Option<Duration>,
     /// Bytes of a request's head: request line and headers. 64 KiB.
     pub head_bytes: usize,
     /// Bytes of a request's target (path and query). 16 KiB.
@@ -68,6 +70,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
+            tunnel_timeout: Some(Duration::from_secs(3600)),
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
             header_lines: 128,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::Limits;
+use crate::upstream;
 
 /// The set-up of a [`crate::Proxy`]. `Options::default()` serves as planned, with no admin address, no
 /// access log and no traces.
@@ -26,6 +27,8 @@ pub struct Options {
     pub status: Option<StatusSource>,
     /// Limits on the client's side.
     pub limits: Limits,
+    /// Limits on the backends' side.
+    pub upstream: upstream::Limits,
     /// How many proxies in front of this one are trusted to have written `X-Forwarded-*`; 0 when clients
     /// connect directly.
     pub trusted_hops: u32,

@@ -1,17 +1,58 @@
 //! The crate's public face: starts the workers, applies plans, drains.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use portway_plan::{Plan, Source};
+use arc_swap::ArcSwap;
+use portway_plan::{Plan, Port, Source, Transport};
 
-use crate::options::Options;
-use crate::snapshot::{PortKey, Snapshot};
+use crate::admin;
+use crate::background::Background;
+use crate::drain::{self, Phase};
+use crate::listen::{self, Bound};
+use crate::observe::{Metrics, Observation};
+use crate::options::{BindMode, Options};
+use crate::snapshot::{Compiler, PortKey, Snapshot};
+use crate::tls::TlsContext;
+use crate::upstream::Backends;
+use crate::worker::{self, Command, Loads, WorkerThread};
 
 /// A running proxy. Dropping it stops it at once; [`Proxy::shutdown`] is the graceful way.
 pub struct Proxy {
-    options: Arc<Options>,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    // Dropped in this order: first those who serve, then those who write down what was served.
+    workers: Vec<WorkerThread>,
+    admin_address: Option<SocketAddr>,
+    _observation: Observation,
+    _background: Background,
+}
+
+/// What the admin server sees too.
+pub(crate) struct Shared {
+    pub(crate) options: Arc<Options>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) commands: Vec<tokio::sync::mpsc::UnboundedSender<Command>>,
+    pub(crate) serving: ArcSwap<Serving>,
+    pub(crate) draining: AtomicBool,
+    loads: Arc<Loads>,
+}
+
+/// What is served.
+#[derive(Default)]
+pub(crate) struct Serving {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// One of its ports is bound, or it has none.
+    pub(crate) bound: bool,
+}
+
+/// What `apply` keeps from one plan to the next.
+struct State {
+    compiler: Compiler,
+    bound: Vec<(PortKey, SocketAddr)>,
 }
 
 /// Why a proxy could not start.
@@ -20,6 +61,9 @@ pub enum StartError {
     /// A worker's or the admin thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The system has no randomness for TLS.
+    #[error("cannot set TLS up: {0}")]
+    Tls(String),
     /// The admin address cannot be bound.
     #[error("cannot bind the admin address {address}: {error}")]
     Admin {
@@ -97,45 +141,195 @@ impl Proxy {
     /// # Errors
     /// When a thread cannot be started or the admin address cannot be bound.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        Ok(Self { options: Arc::new(options) })
+        let count = options.workers.or_else(|| std::thread::available_parallelism().ok());
+        let count = count.map_or(1, NonZeroUsize::get);
+        let options = Arc::new(options);
+        let background = Background::start().map_err(StartError::Thread)?;
+        let metrics = Arc::new(Metrics::new(count));
+        let loads = Arc::new(Loads::new(count));
+        let tls = TlsContext::new().map_err(|error| StartError::Tls(error.to_string()))?;
+        let backends = Backends::new(background.handle().clone(), metrics.clone());
+        let observation = Observation::start(&options, metrics.clone(), background.handle())?;
+        let recorders = (0..count).map(|index| observation.recorder(index)).collect();
+        let departures = backends.departures();
+        let workers = worker::start(&options, recorders, &departures, &loads).map_err(StartError::Thread)?;
+        let shared = Arc::new(Shared {
+            commands: workers.iter().map(WorkerThread::commands).collect(),
+            metrics: metrics.clone(),
+            loads,
+            serving: ArcSwap::from_pointee(Serving::default()),
+            draining: AtomicBool::new(false),
+            options: options.clone(),
+        });
+        let admin_address = match options.admin {
+            Some(address) => Some(admin::start(address, &shared, background.handle())?),
+            None => None,
+        };
+        Ok(Self {
+            shared,
+            state: Mutex::new(State { compiler: Compiler::new(tls, metrics, backends), bound: Vec::new() }),
+            workers,
+            admin_address,
+            _observation: observation,
+            _background: background,
+        })
     }
 
     /// Serves this plan from now on. Binds its new ports, swaps the plan on all workers and lets ports that
     /// are gone drain; sockets and connections of ports that remain are not touched. Returns when every
     /// worker has taken it. Calls from several threads take turns.
-    pub fn apply(&self, _plan: Arc<Plan>) -> Applied {
-        Applied { revision: 0, ports: Vec::new(), failed: Vec::new(), took: Duration::ZERO }
+    pub fn apply(&self, plan: Arc<Plan>) -> Applied {
+        let begun = Instant::now();
+        let mut state = self.state();
+        let State { compiler, bound } = &mut *state;
+        let (snapshot, failed) = compiler.compile(plan, &self.snapshot());
+        let snapshot = Arc::new(snapshot);
+        let (gone, kept): (Vec<_>, Vec<_>) = bound.drain(..).partition(|(key, _)| !snapshot.has(*key));
+        *bound = kept;
+
+        let mut outcomes: Vec<_> = snapshot.plan.ports.iter().map(|p| self.bind(p, bound)).collect();
+        if !gone.is_empty() {
+            let keys: Vec<_> = gone.iter().map(|(key, _)| *key).collect();
+            self.tell(|ack| Command::StopAccepting(keys.clone(), ack));
+            // A port that goes may have stood in the way of one that comes, such as *:80 of 10.0.0.1:80.
+            for (outcome, port) in outcomes.iter_mut().zip(&snapshot.plan.ports) {
+                if matches!(outcome, Outcome::Failed(_)) {
+                    *outcome = self.bind(port, bound);
+                }
+            }
+        }
+        let deadline = Instant::now() + self.shared.options.drain.max;
+        self.tell(|ack| Command::Swap(snapshot.clone(), deadline.into(), ack));
+
+        let mut sockets: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut ports = Vec::with_capacity(outcomes.len());
+        for (outcome, port) in outcomes.into_iter().zip(&snapshot.plan.ports) {
+            let key = PortKey::from(&**port);
+            let address = match outcome {
+                Outcome::Bound(address) => Ok(address),
+                Outcome::Failed(error) => Err(error),
+                Outcome::New(new) => {
+                    bound.push((key, new.address));
+                    for (worker, socket) in sockets.iter_mut().zip(new.sockets) {
+                        worker.push((key, socket));
+                    }
+                    Ok(new.address)
+                }
+            };
+            let listeners = port.listeners.iter().map(|l| l.source.clone()).collect();
+            ports.push(AppliedPort { key, listeners, bound: address });
+        }
+        if sockets.iter().any(|s| !s.is_empty()) {
+            let mut sockets = sockets.into_iter();
+            self.tell(|ack| Command::Listen(sockets.next().unwrap_or_default(), ack));
+        }
+        let revision = snapshot.revision;
+        let took = begun.elapsed();
+        let bound = ports.is_empty() || ports.iter().any(|p| p.bound.is_ok());
+        self.shared.metrics.applied(revision, took, failed.len());
+        self.shared.serving.store(Arc::new(Serving { snapshot, bound }));
+        Applied { revision, ports, failed, took }
+    }
+
+    /// What becomes of a port: bound before, bound now, or not.
+    fn bind(&self, port: &Port, bound: &[(PortKey, SocketAddr)]) -> Outcome {
+        let key = PortKey::from(port);
+        if let Some((_, address)) = bound.iter().find(|(other, _)| *other == key) {
+            return Outcome::Bound(*address);
+        }
+        if key.transport == Transport::Udp {
+            return Outcome::Failed("UDP is not supported".to_owned());
+        }
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return Outcome::Failed("the proxy is shutting down".to_owned());
+        }
+        let (address, number) = match self.shared.options.bind {
+            BindMode::AsPlanned => (key.address, key.port),
+            BindMode::Ephemeral => (Some(Ipv4Addr::LOCALHOST.into()), 0),
+        };
+        match listen::bind(address, number, self.workers.len()) {
+            Ok(new) => Outcome::New(new),
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+
+    /// Tells every worker and waits until each has done it.
+    fn tell(&self, mut command: impl FnMut(mpsc::Sender<()>) -> Command) {
+        let (ack, done) = mpsc::channel();
+        for worker in &self.workers {
+            worker.send(command(ack.clone()));
+        }
+        drop(ack);
+        // Ends when the last worker has dropped its ack.
+        while done.recv().is_ok() {}
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The addresses that are bound, by the plan's port.
     pub fn addresses(&self) -> Vec<(PortKey, SocketAddr)> {
-        Vec::new()
+        self.state().bound.clone()
     }
 
     /// The address of the admin server.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.options.admin
+        self.admin_address
     }
 
     /// What is served now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::new(Snapshot::empty())
+        self.shared.serving.load().snapshot.clone()
     }
 
     /// The number of workers.
     pub fn workers(&self) -> usize {
-        self.options.workers.map_or(1, std::num::NonZeroUsize::get)
+        self.workers.len()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
     }
 
     /// Goes away gracefully, in the times of [`Options::drain`]: not ready at once; still accepts for the
     /// minimum, with connections that are closed after each response; then stops accepting and waits for the
     /// exchanges under way, at most to the maximum. Returns when nothing is open any more.
     pub fn drain(&self) -> Drained {
-        Drained { cut: 0, took: Duration::ZERO }
+        let times = self.shared.options.drain;
+        let begun = Instant::now();
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.workers.iter().for_each(|worker| worker.send(Command::Announce));
+        let mut closing = false;
+        loop {
+            let open = self.shared.loads.total();
+            let (phase, left) = drain::phase(times, begun.elapsed(), open);
+            match phase {
+                Phase::Announced => self.shared.loads.wait(open, left),
+                Phase::Closing | Phase::Over if !closing => {
+                    let deadline = begun + times.max.max(times.min);
+                    self.tell(|ack| Command::Drain(deadline.into(), ack));
+                    self.state().bound.clear();
+                    closing = true;
+                }
+                Phase::Closing => self.shared.loads.wait(open, left),
+                Phase::Over => return Drained { cut: open, took: begun.elapsed() },
+            }
+        }
     }
 
     /// [`Proxy::drain`], then stops all threads.
     pub fn shutdown(self) -> Drained {
         self.drain()
     }
+}
+
+/// What became of binding a port.
+enum Outcome {
+    /// It was bound before.
+    Bound(SocketAddr),
+    /// It is bound now and waits for its workers.
+    New(Bound),
+    Failed(String),
 }

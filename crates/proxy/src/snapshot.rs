@@ -8,15 +8,27 @@ use portway_plan::{Plan, Port, Transport};
 
 use crate::http::route::PortTable;
 use crate::observe::Metrics;
+use crate::proxy::FailedListener;
+use crate::tls::{Certificates, TlsContext, TlsTable};
+use crate::upstream::{BackendMap, Backends};
 
 /// A plan and everything compiled from it. Shared by all workers; a request keeps the one it began with.
-#[derive(Debug)]
+#[derive(Default)]
 pub struct Snapshot {
     /// Counts up with each plan that is applied; 0 before the first.
     pub revision: u64,
     /// The plan.
     pub plan: Arc<Plan>,
-    ports: BTreeMap<PortKey, Arc<PortTable>>,
+    /// The plan's backends.
+    pub backends: BackendMap,
+    ports: BTreeMap<PortKey, CompiledPort>,
+    certificates: Certificates,
+}
+
+/// A port of a plan, compiled.
+struct CompiledPort {
+    table: Arc<PortTable>,
+    tls: Option<Arc<TlsTable>>,
 }
 
 /// Names a port of a plan.
@@ -39,16 +51,56 @@ impl From<&Port> for PortKey {
 impl Snapshot {
     /// What is served before the first plan: nothing.
     pub fn empty() -> Self {
-        Self { revision: 0, plan: Arc::default(), ports: BTreeMap::new() }
+        Self::default()
     }
 
     /// The routes of a port.
     pub fn port(&self, key: PortKey) -> Option<&Arc<PortTable>> {
-        self.ports.get(&key)
+        self.ports.get(&key).map(|port| &port.table)
     }
 
-    /// Compiles a plan. What has not changed since the previous one is taken from it.
-    pub fn build(plan: Arc<Plan>, previous: &Self, _metrics: &Metrics) -> Self {
-        Self { revision: previous.revision + 1, plan, ports: BTreeMap::new() }
+    /// Whether the plan has that port.
+    pub(crate) fn has(&self, key: PortKey) -> bool {
+        self.ports.contains_key(&key)
+    }
+
+    /// The port's TLS, if it ends there.
+    pub(crate) fn tls(&self, key: PortKey) -> Option<&Arc<TlsTable>> {
+        self.ports.get(&key)?.tls.as_ref()
+    }
+}
+
+/// Compiles plans, each with what has not changed since the one before.
+pub(crate) struct Compiler {
+    tls: TlsContext,
+    metrics: Arc<Metrics>,
+    backends: Backends,
+}
+
+impl Compiler {
+    pub(crate) fn new(tls: TlsContext, metrics: Arc<Metrics>, backends: Backends) -> Self {
+        Self { tls, metrics, backends }
+    }
+
+    /// Compiles a plan. What cannot serve is named; the rest does.
+    pub(crate) fn compile(
+        &mut self,
+        plan: Arc<Plan>,
+        previous: &Snapshot,
+    ) -> (Snapshot, Vec<FailedListener>) {
+        let mut failed = Vec::new();
+        let certificates = Certificates::load(&self.tls, &plan, &previous.certificates);
+        let backends = self.backends.sync(&plan);
+        let mut ports = BTreeMap::new();
+        for planned in &plan.ports {
+            let key = PortKey::from(&**planned);
+            let old = previous.ports.get(&key);
+            let old_tls = old.and_then(|p| p.tls.as_deref());
+            let tls = TlsTable::build(&self.tls, planned, &certificates, old_tls, &mut failed);
+            let old_table = old.map(|p| &*p.table);
+            let table = Arc::new(PortTable::compile(planned, old_table, &backends, &self.metrics));
+            ports.insert(key, CompiledPort { table, tls: tls.map(Arc::new) });
+        }
+        (Snapshot { revision: previous.revision + 1, plan, backends, ports, certificates }, failed)
     }
 }

@@ -13,7 +13,7 @@ use super::recorder::Recorder;
 use super::series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Shard};
 use super::trace::Span;
 use crate::fault::{Fault, FaultKind};
-use crate::http::{Headers, Request, Scheme, Version};
+use crate::http::{Connection, Headers, Request, Scheme, Version};
 
 /// The record of one exchange. Created when a request begins, handed to the engine with the response, and
 /// closed when it is dropped: that is when the access log line is written and the metrics are counted.
@@ -51,7 +51,8 @@ struct Begun {
 pub(super) struct Details {
     pub(super) time: SystemTime,
     pub(super) peer: SocketAddr,
-    pub(super) method: http::Method,
+    /// `None` when the request was refused before it was known.
+    pub(super) method: Option<http::Method>,
     pub(super) scheme: Scheme,
     pub(super) host: Bytes,
     pub(super) target: Bytes,
@@ -93,7 +94,7 @@ impl Exchange {
             Box::new(Details {
                 time: SystemTime::now(),
                 peer: request.connection.peer,
-                method: head.method.clone(),
+                method: Some(head.method.clone()),
                 scheme: head.scheme,
                 host: head.authority.text().clone(),
                 target: head.target.text().clone(),
@@ -196,6 +197,9 @@ impl Drop for Exchange {
         if let Some(fault) = self.fault {
             counts.fault(fault);
         }
+        if !self.complete {
+            counts.incomplete.add(1);
+        }
         let status = self.status.map_or(0, |s| s.as_u16());
         counts.status(status);
         counts.duration.record(duration);
@@ -217,6 +221,43 @@ impl Drop for Exchange {
             rule: self.rule.as_ref().and_then(|s| s.labels.clone()),
             backend: self.backend.as_ref().and_then(|s| s.labels.clone()),
         });
+    }
+}
+
+impl Record {
+    /// The record of a request that an engine has refused before it could be handled.
+    pub(super) fn refused(connection: &Connection, fault: FaultKind, detail: &'static str) -> Self {
+        let details = Details {
+            time: SystemTime::now(),
+            peer: connection.peer,
+            method: None,
+            scheme: if connection.tls.is_some() { Scheme::Https } else { Scheme::Http },
+            host: Bytes::new(),
+            target: Bytes::new(),
+            version: Version::Http11,
+            referer: None,
+            user_agent: None,
+            server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.clone()),
+            endpoint: None,
+            request_id: None,
+            detail: Some(detail.into()),
+            try_begun: None,
+            upstream: None,
+            span: None,
+        };
+        Self {
+            details: Box::new(details),
+            duration: Duration::ZERO,
+            status: Some(fault.status()),
+            sent: 0,
+            received: 0,
+            tries: 0,
+            fault: Some(fault),
+            complete: true,
+            listener: None,
+            rule: None,
+            backend: None,
+        }
     }
 }
 

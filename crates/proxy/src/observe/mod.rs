@@ -8,9 +8,13 @@
 //! A request never waits for any of it: counters are plain stores of the worker's own, and a record that
 //! finds its channel full is dropped and counted.
 
+mod access_log;
 mod counter;
 mod exchange;
+mod exposition;
 mod metrics;
+mod observation;
+mod otlp;
 mod recorder;
 mod series;
 mod trace;
@@ -18,5 +22,6 @@ mod trace;
 pub use counter::{BUCKETS, Counter, Gauge, Histogram};
 pub use exchange::Exchange;
 pub use metrics::Metrics;
+pub(crate) use observation::Observation;
 pub use recorder::{Counts, Handshake, Recorder};
 pub use series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Series, Shard};

@@ -1,6 +1,5 @@
 //! What a worker counts and logs.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 
@@ -8,7 +7,7 @@ use super::counter::{Counter, Gauge, Histogram};
 use super::exchange::Record;
 use super::trace::{Sampler, Span};
 use crate::fault::FaultKind;
-use crate::http::Headers;
+use crate::http::{Connection, Headers, h1};
 
 /// A worker's own part of the observation: its counters, and the way to the threads that write.
 #[derive(Debug)]
@@ -38,6 +37,8 @@ pub struct Counts {
     pub accept_errors: Counter,
     /// Exchanges that were cut at the end of a drain.
     pub cut: Counter,
+    /// Responses that did not reach their end.
+    pub incomplete: Counter,
     /// Panics that were contained.
     pub panics: Counter,
     /// TLS handshakes by outcome; see [`Handshake`].
@@ -103,6 +104,7 @@ impl Default for Counts {
             refused: Counter::default(),
             accept_errors: Counter::default(),
             cut: Counter::default(),
+            incomplete: Counter::default(),
             panics: Counter::default(),
             handshakes: Default::default(),
             log_dropped: Counter::default(),
@@ -153,9 +155,12 @@ impl Recorder {
     }
 
     /// A request that an engine has refused before it could be handled.
-    pub fn refused(&self, _peer: SocketAddr, fault: FaultKind) {
+    pub fn refused(&self, connection: &Connection, fault: FaultKind, detail: &'static str) {
         self.counts.fault(fault);
         self.counts.status(fault.status().as_u16());
+        if self.log.is_some() {
+            self.finish(Record::refused(connection, fault, detail));
+        }
     }
 
     pub(super) fn wants_details(&self) -> bool {
@@ -173,5 +178,15 @@ impl Recorder {
         {
             self.counts.log_dropped.add(1);
         }
+    }
+}
+
+impl h1::Observer for Recorder {
+    fn rejected(&self, connection: &Connection, kind: FaultKind, detail: &'static str) {
+        self.refused(connection, kind, detail);
+    }
+
+    fn panicked(&self, _connection: &Connection) {
+        self.counts.panics.add(1);
     }
 }

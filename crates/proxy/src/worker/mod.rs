@@ -1,13 +1,36 @@
 //! A worker: one thread, one current-thread runtime, its own sockets, pools and timers.
+//!
+//! ```text
+//!             ┌ run: takes Commands (a new snapshot, sockets, drain) and connections handed over
+//! thread ─────┼ accept, for each port: gives a connection to the worker that has the fewest
+//!             └ connection, for each client: handshake or sniffing, then http::{h1,h2}
+//! ```
+
+mod accept;
+mod connection;
+mod load;
+mod port;
+mod run;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub(crate) use load::Loads;
+pub(crate) use run::{Command, WorkerThread, start};
+
+use crate::http::h1;
+use crate::http::service::{Gateway, Service};
+use crate::limits::Limits;
 use crate::observe::Recorder;
 use crate::options::Options;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PortKey, Snapshot};
+use crate::upstream::Pools;
+use port::PortState;
+use run::Crew;
+use tokio::sync::watch;
 
 /// What the tasks of a worker share. Never leaves its thread.
 pub struct Worker {
@@ -17,8 +40,13 @@ pub struct Worker {
     pub options: Arc<Options>,
     /// Its part of the observation.
     pub recorder: Rc<Recorder>,
+    gateway: Rc<Gateway>,
+    limits: Rc<Limits>,
+    http1: h1::Settings,
     current: RefCell<Rc<Current>>,
     draining: Cell<bool>,
+    ports: RefCell<HashMap<PortKey, Rc<PortState>>>,
+    crew: Crew,
 }
 
 /// A worker's own handle of the snapshot. Behind an `Rc`, so that workers, which take one for each request,
@@ -34,14 +62,32 @@ impl Deref for Current {
 }
 
 impl Worker {
-    /// A worker that serves nothing yet.
-    pub fn new(index: usize, options: Arc<Options>, recorder: Recorder) -> Rc<Self> {
+    /// A worker on its own, for tests of what requests meet: it has no sockets.
+    pub fn detached(options: Options) -> Rc<Self> {
+        let departures = watch::channel(0).1;
+        Self::new(0, Arc::new(options), Recorder::detached(), departures, Crew::alone())
+    }
+
+    fn new(
+        index: usize,
+        options: Arc<Options>,
+        recorder: Recorder,
+        departures: watch::Receiver<u64>,
+        crew: Crew,
+    ) -> Rc<Self> {
+        let recorder = Rc::new(recorder);
+        let pools = Pools::new(options.upstream.clone(), departures);
         Rc::new(Self {
             index,
+            limits: Rc::new(options.limits.clone()),
+            http1: http1_settings(&options, recorder.clone()),
+            gateway: Rc::new(Gateway::new(recorder.clone(), pools, options.trusted_hops)),
             options,
-            recorder: Rc::new(recorder),
+            recorder,
             current: RefCell::new(Rc::new(Current(Arc::new(Snapshot::empty())))),
             draining: Cell::new(false),
+            ports: RefCell::default(),
+            crew,
         })
     }
 
@@ -55,8 +101,29 @@ impl Worker {
         self.current.replace(Rc::new(Current(snapshot)));
     }
 
+    /// What answers the requests of a port.
+    fn service(self: &Rc<Self>, port: PortKey) -> Service {
+        Service::new(self.clone(), self.gateway.clone(), port)
+    }
+
     /// Whether the proxy is going away: connections are closed after the response that is under way.
     pub fn draining(&self) -> bool {
         self.draining.get()
+    }
+}
+
+fn http1_settings(options: &Options, recorder: Rc<Recorder>) -> h1::Settings {
+    let limits = &options.limits;
+    h1::Settings {
+        head_timeout: limits.head_timeout,
+        idle_timeout: limits.idle_timeout,
+        body_timeout: limits.body_timeout,
+        write_timeout: limits.send_timeout,
+        tunnel_timeout: limits.tunnel_timeout,
+        max_head: limits.head_bytes,
+        max_headers: limits.header_lines,
+        max_target: limits.target_bytes,
+        observer: Some(recorder),
+        ..h1::Settings::default()
     }
 }

@@ -22,8 +22,6 @@ pub(super) enum Decoder {
     UntilClose,
     /// Nothing is to come.
     Done,
-    /// It cannot be told what is to come.
-    Broken,
 }
 
 /// What could be made of the input.
@@ -56,7 +54,7 @@ impl Decoder {
         match self {
             Self::Length(n) => Some(*n),
             Self::Done => Some(0),
-            Self::Chunked(_) | Self::UntilClose | Self::Broken => None,
+            Self::Chunked(_) | Self::UntilClose => None,
         }
     }
 
@@ -68,22 +66,14 @@ impl Decoder {
     pub(super) fn decode(&mut self, input: &mut Bytes) -> Result<Decoded, Malformed> {
         let decoded = match self {
             Self::Done | Self::Length(0) => Decoded::End,
-            Self::Length(_) | Self::Chunked(_) | Self::UntilClose if input.is_empty() => Decoded::More,
+            _ if input.is_empty() => Decoded::More,
             Self::Length(left) => {
                 let data = take(input, *left);
                 *left -= data.len() as u64;
                 return Ok(Decoded::Data(data));
             }
             Self::UntilClose => Decoded::Data(std::mem::take(input)),
-            Self::Chunked(chunked) => match chunked.decode(input) {
-                Ok(decoded) => decoded,
-                Err(malformed) => {
-                    // Whoever reads on, to keep the connection perhaps, must not find a foothold again.
-                    *self = Self::Broken;
-                    return Err(malformed);
-                }
-            },
-            Self::Broken => return Err(Malformed("a body that is broken")),
+            Self::Chunked(chunked) => chunked.decode(input)?,
         };
         if matches!(decoded, Decoded::Trailers(_) | Decoded::End) {
             *self = Self::Done;

@@ -3,9 +3,11 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use tokio::time::timeout;
 
 use super::fields;
 use crate::fault::Fault;
@@ -73,10 +75,12 @@ pub enum SendError {
     Reset(Reason),
     /// The connection is gone.
     Connection(h2::Error),
+    /// The peer has taken nothing for too long.
+    Stalled,
 }
 
 /// Sends a body: waits for each piece, then for the window for it. Watches for the peer's reset meanwhile.
-/// `sent` is told of each piece's length when it goes out.
+/// `sent` is told of each piece's length when it goes out. `patience` is how long the peer may take nothing.
 ///
 /// # Errors
 /// When the body fails or the peer wants no more. When it fails, and when this future is dropped, the
@@ -84,6 +88,7 @@ pub enum SendError {
 pub async fn send(
     stream: &mut SendStream<Bytes>,
     body: &mut Body,
+    patience: Duration,
     mut sent: impl FnMut(usize),
 ) -> Result<(), SendError> {
     let mut ahead = None;
@@ -111,7 +116,10 @@ pub async fn send(
         while !data.is_empty() {
             stream.reserve_capacity(data.len());
             let room = match stream.capacity() {
-                0 => poll_fn(|cx| poll_room(stream, cx)).await?,
+                0 => match timeout(patience, poll_fn(|cx| poll_room(stream, cx))).await {
+                    Ok(room) => room?,
+                    Err(_) => return Err(SendError::Stalled),
+                },
                 room => room,
             };
             let piece = data.split_to(room.min(data.len()));

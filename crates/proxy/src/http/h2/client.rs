@@ -263,6 +263,9 @@ fn request(head: &RequestHead, endpoint: SocketAddr, body: &Body) -> Result<http
     Ok(request)
 }
 
+/// How long a backend may take nothing of a request's body, whatever else limits the exchange.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Sends the body, and keeps the fault if it is the body's. What the backend says against it shows in the
 /// response.
 async fn run(
@@ -271,9 +274,13 @@ async fn run(
     failed: Rc<RefCell<Option<Fault>>>,
     _hold: Rc<dyn Any>,
 ) {
-    if let Err(body::SendError::Body(fault)) = body::send(&mut stream, &mut body, |_| {}).await {
-        failed.replace(Some(fault));
-        stream.send_reset(Reason::CANCEL);
+    match body::send(&mut stream, &mut body, PATIENCE, |_| {}).await {
+        Err(body::SendError::Body(fault)) => {
+            failed.replace(Some(fault));
+            stream.send_reset(Reason::CANCEL);
+        }
+        Err(body::SendError::Stalled) => stream.send_reset(Reason::CANCEL),
+        Ok(()) | Err(body::SendError::Reset(_) | body::SendError::Connection(_)) => {}
     }
 }
 

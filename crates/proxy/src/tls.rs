@@ -1,0 +1,277 @@
+//! TLS that ends here: which listener's certificates a client gets, and how a handshake goes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use portway_plan::{Certificate, CertificateKey, HostPattern, ListenerProtocol, Plan, Port};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::observe::Handshake;
+use crate::proxy::FailedListener;
+
+/// What all TLS of a proxy shares, for as long as it runs.
+pub(crate) struct TlsContext {
+    provider: Arc<CryptoProvider>,
+    /// One set of keys for all listeners and workers, so that a client resumes wherever it lands. rustls
+    /// makes new keys every six hours and checks that a ticket is used for the name it was made for.
+    ticketer: Arc<dyn ProducesTickets>,
+}
+
+/// The certificates of a plan, ready for use, or why they are not.
+#[derive(Clone, Default)]
+pub(crate) struct Certificates(BTreeMap<CertificateKey, Loaded>);
+
+#[derive(Clone)]
+struct Loaded {
+    planned: Arc<Certificate>,
+    key: Result<Arc<ServerCertificate>, String>,
+}
+
+/// A certificate with its key.
+struct ServerCertificate {
+    names: Vec<HostPattern>,
+    key: Arc<CertifiedKey>,
+}
+
+/// The TLS listeners of one port.
+pub(crate) struct TlsTable {
+    /// As in the plan: the most specific hostname first.
+    listeners: Vec<TlsListener>,
+}
+
+struct TlsListener {
+    hostname: HostPattern,
+    certificates: Vec<Arc<ServerCertificate>>,
+    /// `None` when none of its certificates can be used.
+    config: Option<Arc<ServerConfig>>,
+}
+
+/// Chooses among the certificates of one listener.
+struct Chooser(Vec<Arc<ServerCertificate>>);
+
+impl TlsContext {
+    /// # Errors
+    /// When the system has no randomness for the keys of tickets.
+    pub(crate) fn new() -> Result<Self, rustls::Error> {
+        Ok(Self {
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            ticketer: rustls::crypto::aws_lc_rs::Ticketer::new()?,
+        })
+    }
+
+    fn load(&self, certificate: &Certificate) -> Result<Arc<ServerCertificate>, String> {
+        let chain: Vec<_> = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        if chain.is_empty() {
+            return Err("it holds no certificate".to_owned());
+        }
+        let der = PrivateKeyDer::try_from(certificate.key.0.clone()).map_err(str::to_owned)?;
+        let key = self.provider.key_provider.load_private_key(der).map_err(|error| error.to_string())?;
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(Arc::new(ServerCertificate { names: certificate.names.clone(), key: Arc::new(key) }))
+    }
+
+    fn config(&self, certificates: &[Arc<ServerCertificate>]) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Chooser(certificates.to_vec())));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = self.ticketer.clone();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // RFC 8446 section 8: early data can be replayed.
+        config.max_early_data_size = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+impl Certificates {
+    /// Loads the certificates of a plan; those of the previous one that have not changed are taken over.
+    pub(crate) fn load(context: &TlsContext, plan: &Plan, previous: &Self) -> Self {
+        let load = |(name, planned): (&CertificateKey, &Arc<Certificate>)| {
+            let loaded = match previous.0.get(name) {
+                Some(old) if Arc::ptr_eq(&old.planned, planned) || old.planned == *planned => old.clone(),
+                _ => Loaded { planned: planned.clone(), key: context.load(planned) },
+            };
+            (name.clone(), loaded)
+        };
+        Self(plan.certificates.iter().map(load).collect())
+    }
+
+    fn get(&self, name: &CertificateKey) -> Result<Arc<ServerCertificate>, String> {
+        match self.0.get(name) {
+            Some(loaded) => loaded.key.clone().map_err(|error| format!("certificate {}: {error}", name.0)),
+            None => Err(format!("certificate {} is missing", name.0)),
+        }
+    }
+}
+
+impl TlsTable {
+    /// The table of a port; `None` for a port without TLS. What cannot be used is added to `failed`.
+    pub(crate) fn build(
+        context: &TlsContext,
+        port: &Port,
+        certificates: &Certificates,
+        previous: Option<&Self>,
+        failed: &mut Vec<FailedListener>,
+    ) -> Option<Self> {
+        let mut listeners = Vec::new();
+        for listener in &port.listeners {
+            let ListenerProtocol::Https(termination) = &listener.protocol else { continue };
+            let mut usable = Vec::new();
+            let mut fail = |reason| {
+                failed.push(FailedListener { listener: listener.source.clone(), reason });
+            };
+            for name in &termination.certificates {
+                match certificates.get(name) {
+                    Ok(certificate) => usable.push(certificate),
+                    Err(error) => fail(error),
+                }
+            }
+            let same = |old: &&TlsListener| {
+                old.certificates.len() == usable.len()
+                    && old.certificates.iter().zip(&usable).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            let config = match previous.and_then(|p| p.listeners.iter().find(same)) {
+                Some(old) => old.config.clone(),
+                None if usable.is_empty() => None,
+                None => match context.config(&usable) {
+                    Ok(config) => Some(config),
+                    Err(error) => {
+                        fail(error.to_string());
+                        None
+                    }
+                },
+            };
+            let hostname = listener.hostname.clone();
+            listeners.push(TlsListener { hostname, certificates: usable, config });
+        }
+        (!listeners.is_empty()).then_some(Self { listeners })
+    }
+
+    /// The configuration for a client that asks for this name. A client that names none, or an IP address
+    /// (which is no server name: RFC 6066 section 3), gets the listener for all hosts, or else the last one,
+    /// which is the least specific: its requests are routed by their Host all the same.
+    fn select(&self, server_name: Option<&str>) -> Result<&Arc<ServerConfig>, Refusal> {
+        let listener = match server_name {
+            Some(name) => self.listeners.iter().find(|l| l.hostname.matches(name)),
+            None => self.listeners.last(),
+        };
+        listener.ok_or(Refusal::UnknownName)?.config.as_ref().ok_or(Refusal::NoCertificate)
+    }
+}
+
+/// Why no handshake is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    UnknownName,
+    NoCertificate,
+}
+
+impl Refusal {
+    /// A fatal alert in a record of its own (RFC 8446 sections 5.1 and 6).
+    fn alert(self) -> [u8; 7] {
+        const UNRECOGNIZED_NAME: u8 = 112;
+        const INTERNAL_ERROR: u8 = 80;
+        let description = match self {
+            Self::UnknownName => UNRECOGNIZED_NAME,
+            Self::NoCertificate => INTERNAL_ERROR,
+        };
+        [21, 3, 3, 0, 2, 2, description]
+    }
+}
+
+impl ResolvesServerCert for Chooser {
+    /// The first that fits name and signature schemes; then the first that the client can check at all.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let signs =
+            |c: &&Arc<ServerCertificate>| c.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let named = |c: &&Arc<ServerCertificate>| match hello.server_name() {
+            Some(name) => c.names.iter().any(|pattern| certifies(pattern, &name.to_ascii_lowercase())),
+            None => true,
+        };
+        let best = self.0.iter().find(|c| signs(c) && named(c)).or_else(|| self.0.iter().find(signs));
+        best.map(|c| c.key.clone())
+    }
+}
+
+/// Whether a certificate's name covers a host: its wildcard stands for just one label (RFC 9525 section 6.3).
+fn certifies(pattern: &HostPattern, host: &str) -> bool {
+    match pattern {
+        HostPattern::Wildcard(suffix) => {
+            host.strip_suffix(&**suffix).is_some_and(|label| !label.is_empty() && !label.contains('.'))
+        }
+        pattern => pattern.matches(host),
+    }
+}
+
+impl fmt::Debug for Chooser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chooser of {}", self.0.len())
+    }
+}
+
+impl fmt::Debug for TlsTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.listeners.iter().map(|l| &l.hostname)).finish()
+    }
+}
+
+/// A handshake that succeeded.
+pub(crate) struct Handshaken {
+    pub(crate) stream: TlsStream<TcpStream>,
+    /// Lower case.
+    pub(crate) server_name: Option<Arc<str>>,
+    /// The client speaks HTTP/2 (ALPN).
+    pub(crate) http2: bool,
+}
+
+/// Performs the server's side of a handshake. The table is asked for when the client's hello is there.
+pub(crate) async fn accept(
+    stream: TcpStream,
+    table: impl FnOnce() -> Option<Arc<TlsTable>>,
+) -> Result<Handshaken, Handshake> {
+    let mut begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|e| classify(&e))?;
+    let server_name: Option<Arc<str>> =
+        begun.client_hello().server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());
+    let config = match table() {
+        Some(table) => table.select(server_name.as_deref()).cloned(),
+        None => Err(Refusal::UnknownName),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(refusal) => {
+            // The client may be gone; there is nobody else to tell.
+            let _ = begun.io.write_all(&refusal.alert()).await;
+            let _ = begun.io.shutdown().await;
+            return Err(Handshake::UnknownName);
+        }
+    };
+    let stream = begun.into_stream(config).await.map_err(|error| classify(&error))?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(Handshaken { stream, server_name, http2 })
+}
+
+/// What a failed handshake is counted as.
+fn classify(error: &io::Error) -> Handshake {
+    use rustls::Error as E;
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<E>()) {
+        Some(E::PeerIncompatible(_) | E::General(_) | E::NoApplicationProtocol) => Handshake::Incompatible,
+        Some(E::AlertReceived(_)) => Handshake::Alert,
+        Some(_) => Handshake::Malformed,
+        None => Handshake::Closed,
+    }
+}

@@ -1,0 +1,84 @@
+//! A port on one worker: what its connections have in common.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::drain::Drain;
+use crate::snapshot::PortKey;
+
+/// A port and the connections that came over it. When the port goes, or begins to speak something else, its
+/// connections keep this one while they drain.
+pub(super) struct PortState {
+    pub(super) key: PortKey,
+    /// Whether TLS ends here.
+    pub(super) secure: bool,
+    pub(super) drain: Drain,
+    cut: Cut,
+    accepting: RefCell<Option<Accepting>>,
+}
+
+/// A running accept loop.
+pub(super) struct Accepting {
+    pub(super) stop: Rc<Notify>,
+    pub(super) task: JoinHandle<()>,
+}
+
+/// Ends connections that are still there at the end of a drain.
+#[derive(Default)]
+struct Cut {
+    done: Cell<bool>,
+    notify: Notify,
+}
+
+impl PortState {
+    pub(super) fn new(key: PortKey, secure: bool) -> Rc<Self> {
+        Rc::new(Self {
+            key,
+            secure,
+            drain: Drain::default(),
+            cut: Cut::default(),
+            accepting: RefCell::default(),
+        })
+    }
+
+    /// Lets the connections end: idle ones now, busy ones after their exchange, all at the deadline.
+    pub(super) fn leave(self: &Rc<Self>, deadline: Instant) {
+        self.drain.begin(deadline);
+        let port = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep_until(deadline).await;
+            port.cut.done.set(true);
+            port.cut.notify.notify_waiters();
+        });
+    }
+
+    /// Waits for the end of the drain.
+    pub(super) async fn cut(&self) {
+        let notified = self.cut.notify.notified();
+        if !self.cut.done.get() {
+            notified.await;
+        }
+    }
+
+    pub(super) fn set_accepting(&self, accepting: Accepting) {
+        self.accepting.replace(Some(accepting));
+    }
+
+    /// Hands the accept loop on to the port's next state.
+    pub(super) fn take_accepting(&self) -> Option<Accepting> {
+        self.accepting.take()
+    }
+
+    /// Accepts nothing any more. What the kernel has already accepted is still taken.
+    pub(super) async fn stop_accepting(&self) {
+        if let Some(Accepting { stop, task }) = self.take_accepting() {
+            stop.notify_one();
+            // It ends by itself; a panic in it was counted there.
+            let _ = task.await;
+        }
+    }
+}
