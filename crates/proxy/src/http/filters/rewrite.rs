@@ -43,6 +43,7 @@ impl Rewrite {
 #[cfg(test)]
 mod tests {
     use portway_plan::PathRewrite;
+    use proptest::prelude::*;
 
     use super::super::tests::request;
     use super::*;
@@ -77,5 +78,28 @@ mod tests {
         assert_eq!(rewritten(None, full("/../b"), "http://h/prefix"), None);
         let prefix = Some(PathRewrite::Prefix("/..".into()));
         assert_eq!(rewritten(None, prefix, "http://h/prefix/b"), None);
+    }
+
+    proptest! {
+        /// What is sent is normal whatever is asked for and whatever the route makes of it.
+        #[test]
+        fn what_is_sent_is_normal(
+            rest in "(/|//|\\.|%2e|%2F|;|a|\\?|%5C|#|\\\\){0,8}",
+            to in "(/|\\.|%2e|%2F|a|;){0,6}",
+            full in any::<bool>(),
+        ) {
+            let Ok(target) = path::normalise(&format!("/prefix/{rest}").into()) else { return Ok(()) };
+            if target.path() != "/prefix" && !target.path().starts_with("/prefix/") {
+                return Ok(());
+            }
+            let to = if full { PathRewrite::Full(to.into()) } else { PathRewrite::Prefix(to.into()) };
+            if let Some(sent) = rewritten(None, Some(to), &format!("http://h{}", target.as_str())) {
+                let sent = sent.strip_prefix('h').unwrap_or_default();
+                let again = path::normalise(&sent.to_owned().into());
+                prop_assert_eq!(again.as_ref().map(|target| target.as_str()), Ok(sent));
+                let query = |text: &str| text.split_once('?').map(|(_, query)| query.to_owned());
+                prop_assert_eq!(query(sent), target.query().map(str::to_owned));
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! How a request found its rule, for people.
 
-use portway_plan::{Entry, HostPattern, PathMatch};
+use portway_plan::{Entry, PathMatch, RuleKind};
 
 use super::conditions::Failure;
 use super::host::HostTable;
@@ -69,9 +69,9 @@ pub struct EntryTrace<'a> {
 pub enum Criterion {
     /// The more specific hostname: of the virtual host, then of the route itself.
     Hostname,
-    /// The type of the path match: exact before the others.
+    /// The type of the path match: exact before regular expressions before prefixes.
     PathType,
-    /// The longer path.
+    /// The longer path; of GRPCRoutes the longer service, then the longer method.
     PathLength,
     /// A method match.
     Method,
@@ -156,21 +156,23 @@ impl Criterion {
     /// By what the first goes before the second.
     fn between(winner: (&HostTable, &Entry), loser: (&HostTable, &Entry)) -> Self {
         let ((winner_host, winner), (loser_host, loser)) = (winner, loser);
-        let hostname = |host: &HostTable| -> HostPattern { host.plan().hostname.clone() };
+        let grpc = winner.rule.kind == RuleKind::Grpc;
         let kind = |entry: &Entry| match &entry.path {
             PathMatch::Exact(_) => 0,
-            PathMatch::Prefix(_) => 1,
-            PathMatch::Regex(_) => 2,
+            PathMatch::Regex(_) => 1,
+            PathMatch::Prefix(_) => 2,
         };
         let length = |entry: &Entry| match &entry.path {
             PathMatch::Exact(text) | PathMatch::Prefix(text) => text.len(),
             PathMatch::Regex(regex) => regex.0.len(),
         };
-        if hostname(winner_host) != hostname(loser_host) || winner.route_hostname != loser.route_hostname {
+        if winner_host.plan().hostname != loser_host.plan().hostname
+            || winner.route_hostname != loser.route_hostname
+        {
             Self::Hostname
-        } else if kind(winner) != kind(loser) {
+        } else if !grpc && kind(winner) != kind(loser) {
             Self::PathType
-        } else if length(winner) != length(loser) {
+        } else if (grpc && winner.path != loser.path) || length(winner) != length(loser) {
             Self::PathLength
         } else if winner.method.is_some() != loser.method.is_some() {
             Self::Method

@@ -75,3 +75,50 @@ fn a_story_has_an_end() {
     assert_eq!((trace.entries.len(), trace.omitted), (Trace::MOST_ENTRIES, 10_000 - Trace::MOST_ENTRIES));
     assert!(trace.entries[0].result.is_ok() && trace.outcome.is_ok());
 }
+
+/// The criteria, each between two entries that differ in nothing of higher rank.
+#[test]
+fn what_decides() {
+    let of = |name: &str| entry(prefix("/svc"), &rule(name, &[]));
+    let with = |change: &dyn Fn(&mut Entry)| {
+        let mut changed = of("a");
+        change(&mut changed);
+        changed
+    };
+    let grpc = |path: PathMatch| {
+        let mut rule = (*rule("a", &[])).clone();
+        rule.kind = RuleKind::Grpc;
+        entry(path, &Arc::new(rule))
+    };
+    let second_rule = || {
+        let mut rule = (*rule("a", &[])).clone();
+        rule.source.path = "spec.rules[1]".into();
+        entry(prefix("/svc"), &Arc::new(rule))
+    };
+    let host_of_route = HostPattern::parse("a.example").expect("a pattern");
+    for (winner, loser, wanted) in [
+        (with(&|e| e.route_hostname = host_of_route.clone()), of("a"), Criterion::Hostname),
+        (
+            entry(exact("/svc/m"), &rule("a", &[])),
+            entry(regex("/svc/.*"), &rule("a", &[])),
+            Criterion::PathType,
+        ),
+        (entry(regex("/.*"), &rule("a", &[])), of("a"), Criterion::PathType),
+        (of("a"), entry(prefix(""), &rule("a", &[])), Criterion::PathLength),
+        (with(&|e| e.method = Some("GET".into())), of("a"), Criterion::Method),
+        (with(&|e| e.headers = vec![header("x", "1")]), of("a"), Criterion::Headers),
+        (with(&|e| e.query = vec![query("q", "1")]), of("a"), Criterion::QueryParams),
+        (of("a"), of("b"), Criterion::Route),
+        (of("a"), second_rule(), Criterion::Rule),
+        (of("a"), with(&|e| e.match_index = 1), Criterion::Match),
+        (grpc(prefix("/svc")), grpc(regex("/[^/]+/m")), Criterion::PathLength),
+        (grpc(prefix("/svc")), grpc(prefix("/svc")), Criterion::Match),
+    ] {
+        let told = format!("{winner:?}\n{loser:?}");
+        let table = compile(&port(vec![listener("", false, vec![host("", vec![winner, loser])])]), None);
+        let mut head = request("GET", "http://a.example/svc/m?q=1");
+        head.headers.append("x", "1");
+        let trace = table.trace(&head, None);
+        assert_eq!(trace.entries[1].lost_by, Some(wanted), "{told}");
+    }
+}
