@@ -15,6 +15,7 @@ pub mod diagnostic;
 pub mod gateway;
 pub mod object;
 pub mod path;
+pub mod validate;
 pub mod yaml;
 
 mod open_enum;

@@ -40,11 +40,11 @@ pub(super) fn build(source: &Arc<Source>, limits: &Limits) -> (Vec<Document>, Ve
         match step {
             Ok(()) => {}
             Err(Stop::File(diagnostic)) => {
-                builder.diagnostics.push(diagnostic);
+                builder.diagnostics.push(*diagnostic);
                 break;
             }
             Err(Stop::Document(diagnostic)) => {
-                builder.diagnostics.push(diagnostic);
+                builder.diagnostics.push(*diagnostic);
                 builder.reset();
                 // One that has as many bad documents as this is not YAML.
                 if builder.diagnostics.len() >= super::MAX_DIAGNOSTICS
@@ -58,10 +58,20 @@ pub(super) fn build(source: &Arc<Source>, limits: &Limits) -> (Vec<Document>, Ve
     (builder.documents, builder.diagnostics)
 }
 
-/// What ends early. Rare, and moved once; the size of the error does not matter.
+/// What ends early: a document, or the reading of the file.
 enum Stop {
-    Document(Diagnostic),
-    File(Diagnostic),
+    Document(Box<Diagnostic>),
+    File(Box<Diagnostic>),
+}
+
+impl Stop {
+    fn document(why: Diagnostic) -> Self {
+        Self::Document(Box::new(why))
+    }
+
+    fn file(why: Diagnostic) -> Self {
+        Self::File(Box::new(why))
+    }
 }
 
 type Step = Result<(), Stop>;
@@ -119,7 +129,7 @@ impl Builder<'_> {
                 self.reset();
                 if self.documents.len() >= self.limits.documents {
                     let most = self.limits.documents;
-                    return Err(Stop::File(self.at(span, format!("more than {most} documents in one file"))));
+                    return Err(Stop::file(self.at(span, format!("more than {most} documents in one file"))));
                 }
                 Ok(())
             }
@@ -129,7 +139,7 @@ impl Builder<'_> {
             }
             Event::Alias(id) => self.alias(id, span),
             Event::UnresolvedAlias(name) => {
-                Err(Stop::Document(self.at(span, format!("alias *{name} names no anchor before it"))))
+                Err(Stop::document(self.at(span, format!("alias *{name} names no anchor before it"))))
             }
             Event::Scalar(text, style, anchor, tag) => {
                 if self.wants_key() {
@@ -188,18 +198,21 @@ impl Builder<'_> {
         if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) {
             return self.too_deep(Span { start, end: start });
         }
-        let diagnostic = self.at(Span { start, end: start }, format!("not valid YAML: {}", error.info()));
-        let line = self.source.line(diagnostic.line);
-        Stop::Document(if line[..line.len() - line.trim_start().len()].contains('\t') {
-            diagnostic.hint("indent with spaces: YAML does not allow tabs there")
-        } else {
-            diagnostic
-        })
+        let message = format!("not valid YAML: {}", error.info());
+        if message.contains("tab") {
+            // The parser names the place where it began to look ahead, which may be a line before.
+            let ahead =
+                self.source.text().get(start as usize..).and_then(|text| text.find('\t')).unwrap_or(0);
+            let start = start.saturating_add(saturate(ahead));
+            let diagnostic = self.at(Span { start, end: start }, message);
+            return Stop::document(diagnostic.hint("indent with spaces: YAML does not allow tabs there"));
+        }
+        Stop::document(self.at(Span { start, end: start }, message))
     }
 
     fn too_deep(&self, span: Span) -> Stop {
         let most = self.limits.depth;
-        Stop::Document(self.at(span, format!("more than {most} lists and maps inside one another")))
+        Stop::document(self.at(span, format!("more than {most} lists and maps inside one another")))
     }
 
     fn wants_key(&self) -> bool {
@@ -217,7 +230,7 @@ impl Builder<'_> {
             self.failed = true;
             let first = self.source.position(first.start);
             let diagnostic = self
-                .at(span, format!("duplicate key {text:?}: first on line {}:{}", first.line, first.column));
+                .at(span, format!("duplicate key {text:?}: the first is at {}:{}", first.line, first.column));
             if self.diagnostics.len() < super::MAX_DIAGNOSTICS {
                 self.diagnostics.push(diagnostic.hint("keep one of the two"));
             }
@@ -233,7 +246,7 @@ impl Builder<'_> {
                 *merging = true;
                 Ok(())
             }
-            _ => Err(Stop::Document(self.at(span, "merge key outside a map"))),
+            _ => Err(Stop::document(self.at(span, "merge key outside a map"))),
         }
     }
 
@@ -244,7 +257,7 @@ impl Builder<'_> {
         tag: Option<&Tag>,
         span: Span,
     ) -> Result<Value, Stop> {
-        let wrong = |message: String| Stop::Document(self.at(span, message));
+        let wrong = |message: String| Stop::document(self.at(span, message));
         let resolve = |text: &str| {
             scalar::resolve(text).ok_or_else(|| {
                 wrong(format!("{text} is a number that JSON, and so Kubernetes, cannot express"))
@@ -270,7 +283,7 @@ impl Builder<'_> {
 
     fn collection_tag(&self, tag: Option<&Tag>, allowed: &str, span: Span) -> Step {
         match tag {
-            Some(tag) if tag.core_suffix() != Some(allowed) => Err(Stop::Document(
+            Some(tag) if tag.core_suffix() != Some(allowed) => Err(Stop::document(
                 self.at(span, format!("tag {} has no meaning in Kubernetes YAML", tag.original())),
             )),
             _ => Ok(()),
@@ -292,7 +305,7 @@ impl Builder<'_> {
         self.total_nodes = self.total_nodes.saturating_add(nodes);
         if self.total_nodes > self.limits.nodes {
             let most = self.limits.nodes;
-            return Err(Stop::File(
+            return Err(Stop::file(
                 self.at(span, format!("more than {most} values in one file"))
                     .hint("split it into several files"),
             ));
@@ -302,7 +315,7 @@ impl Builder<'_> {
 
     fn open(&mut self, anchor: usize, inside: Inside, span: Span) -> Step {
         if self.wants_key() {
-            return Err(Stop::Document(self.at(span, "a key must be a string, not a list or map")));
+            return Err(Stop::document(self.at(span, "a key must be a string, not a list or map")));
         }
         if self.stack.len() >= self.limits.depth {
             return Err(self.too_deep(span));
@@ -373,7 +386,7 @@ impl Builder<'_> {
                     || value.as_array().is_some_and(|items| items.iter().all(Value::is_object));
                 let nodes = self.nodes.split_off(node);
                 if !mergeable {
-                    return Err(Stop::Document(self.at(
+                    return Err(Stop::document(self.at(
                         nodes[0].span,
                         "the value of a merge key (<<) must be a map or a list of maps",
                     )));
@@ -409,7 +422,7 @@ impl Builder<'_> {
         self.alias_nodes = self.alias_nodes.saturating_add(nodes);
         self.alias_bytes = self.alias_bytes.saturating_add(bytes);
         if self.alias_nodes > self.limits.alias_nodes || self.alias_bytes > self.limits.alias_bytes {
-            return Err(Stop::File(self.at(
+            return Err(Stop::file(self.at(
                 span,
                 format!(
                     "anchors and aliases expand to more than {} values or {} bytes",
@@ -422,7 +435,7 @@ impl Builder<'_> {
 
     fn alias(&mut self, id: usize, span: Span) -> Step {
         let Some(target) = self.anchors.get(&id) else {
-            return Err(Stop::Document(self.at(span, "this alias refers to the value that it is part of")));
+            return Err(Stop::document(self.at(span, "this alias refers to the value that it is part of")));
         };
         let (count, bytes) = (target.nodes.len(), target.bytes);
         // Counted before it is copied.
@@ -431,7 +444,7 @@ impl Builder<'_> {
         if self.wants_key() {
             return match value {
                 Value::String(text) => self.key(text, span),
-                _ => Err(Stop::Document(self.at(span, "a key must be a string"))),
+                _ => Err(Stop::document(self.at(span, "a key must be a string"))),
             };
         }
         if self.stack.len() + depth(&value) > self.limits.depth {

@@ -56,7 +56,6 @@ fn number(text: &str) -> Option<Option<Value>> {
     }
     let float: f64 = text.replace('_', "").parse().ok()?;
     // Go's encoding/json, through which the text goes to the API server, writes 80.0 as 80.
-    #[expect(clippy::cast_possible_truncation, reason = "the bound keeps it exact")]
     if float.fract() == 0.0 && float.abs() < 9e15 {
         return Some(Some(Value::from(float as i64)));
     }

@@ -116,7 +116,7 @@ fn a_broken_document_does_not_cost_the_others() {
 fn duplicate_keys_name_both_places() {
     assert_eq!(
         errors("kind: A\nspec:\n  port: 80\n  name: x\n  port: 81\n"),
-        ["t.yaml:5:3: error: duplicate key \"port\": first on line 3:3 (keep one of the two)"]
+        ["t.yaml:5:3: error: duplicate key \"port\": the first is at 3:3 (keep one of the two)"]
     );
 }
 

@@ -77,7 +77,14 @@ impl Gateway {
             None => Err(FaultKind::NoRoute),
         };
         let mut response = match routed {
-            Err(kind) => failed(&kind.into(), grpc, &mut exchange),
+            Err(kind) => {
+                // A listener counts what it has no route for.
+                let (tls, host) = (request.connection.tls.is_some(), request.head.authority.host());
+                if let Some(listener) = table.and_then(|table| table.select_listener(tls, host)) {
+                    exchange.set_listener(listener.metrics());
+                }
+                failed(&kind.into(), grpc, &mut exchange)
+            }
             Ok(matched) => {
                 exchange.set_listener(matched.listener.metrics());
                 exchange.set_rule(matched.rule.metrics());
@@ -85,7 +92,8 @@ impl Gateway {
                 let filters = matched.rule.filters();
                 match filters.on_request(&mut request.head, &matched.context(), &mut effects) {
                     // It has been through these filters' response side already.
-                    ControlFlow::Break(response) => response,
+                    ControlFlow::Break(Ok(response)) => response,
+                    ControlFlow::Break(Err(kind)) => failed(&kind.into(), grpc, &mut exchange),
                     ControlFlow::Continue(()) => {
                         let context = matched.context();
                         let sent = self.send(matched.rule, &context, request, &mut effects, &mut exchange);
@@ -123,8 +131,8 @@ impl Gateway {
         exchange.set_backend(backend.metrics());
         self.mirror(plan.kind, &head, &body, effects);
         if !share.filters.is_empty() {
-            if let ControlFlow::Break(response) = share.filters.on_request(&mut head, context, effects) {
-                return Ok(response);
+            if let ControlFlow::Break(answer) = share.filters.on_request(&mut head, context, effects) {
+                return answer.map_err(Fault::from);
             }
             self.mirror(plan.kind, &head, &body, effects);
         }

@@ -54,6 +54,11 @@ impl Backends {
         self.departures.subscribe()
     }
 
+    /// The backends of the last plan.
+    pub fn current(&self) -> &BackendMap {
+        &self.map
+    }
+
     /// Takes a plan over: backends and endpoints come and go, and those that stay are the same ones. Costs
     /// a look at each backend and work for those that changed.
     pub fn sync(&mut self, plan: &Plan) -> BackendMap {

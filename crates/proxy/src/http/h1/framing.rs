@@ -22,6 +22,8 @@ pub(super) enum Decoder {
     UntilClose,
     /// Nothing is to come.
     Done,
+    /// It cannot be told what is to come.
+    Broken,
 }
 
 /// What could be made of the input.
@@ -54,7 +56,7 @@ impl Decoder {
         match self {
             Self::Length(n) => Some(*n),
             Self::Done => Some(0),
-            Self::Chunked(_) | Self::UntilClose => None,
+            Self::Chunked(_) | Self::UntilClose | Self::Broken => None,
         }
     }
 
@@ -66,14 +68,22 @@ impl Decoder {
     pub(super) fn decode(&mut self, input: &mut Bytes) -> Result<Decoded, Malformed> {
         let decoded = match self {
             Self::Done | Self::Length(0) => Decoded::End,
-            _ if input.is_empty() => Decoded::More,
+            Self::Length(_) | Self::Chunked(_) | Self::UntilClose if input.is_empty() => Decoded::More,
             Self::Length(left) => {
                 let data = take(input, *left);
                 *left -= data.len() as u64;
                 return Ok(Decoded::Data(data));
             }
             Self::UntilClose => Decoded::Data(std::mem::take(input)),
-            Self::Chunked(chunked) => chunked.decode(input)?,
+            Self::Chunked(chunked) => match chunked.decode(input) {
+                Ok(decoded) => decoded,
+                Err(malformed) => {
+                    // Whoever reads on, to keep the connection perhaps, must not find a foothold again.
+                    *self = Self::Broken;
+                    return Err(malformed);
+                }
+            },
+            Self::Broken => return Err(Malformed("a body that is broken")),
         };
         if matches!(decoded, Decoded::Trailers(_) | Decoded::End) {
             *self = Self::Done;

@@ -170,9 +170,14 @@ pub(super) fn request(
     let mut parsed = httparse::Request::new(&mut []);
     let len = match config().parse_request_with_uninit_headers(&mut parsed, input, space) {
         Ok(Status::Complete(len)) if len <= settings.max_head => len,
+        _ if has_long_line(input, settings) => return Err(too_large(input, settings)),
         Ok(Status::Partial) if input.len() < settings.max_head => return Ok(None),
         Ok(_) => return Err(too_large(input, settings)),
-        Err(error) => return Err(refusal(error)),
+        // Which answer it gets must not depend on how much of the line has come.
+        Err(httparse::Error::Version) if !input.contains(&b'\n') && input.len() < settings.max_head => {
+            return Ok(None);
+        }
+        Err(error) => return Err(refusal(error, input)),
     };
     let head = &input[..len];
     if !ends_in_crlf(head, parsed.headers) {
@@ -417,24 +422,40 @@ fn is_foreign_protocol(value: &[u8]) -> bool {
         && ![&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|n| name.eq_ignore_ascii_case(n))
 }
 
-fn too_large(input: &[u8], settings: &Settings) -> Refusal {
+/// Whether the request line is so long that its target is too long, whatever it is.
+fn has_long_line(input: &[u8], settings: &Settings) -> bool {
     let line = memchr::memchr(b'\n', input).unwrap_or(input.len());
-    if line > settings.max_target + MAX_METHOD {
+    line > settings.max_target + MAX_METHOD + " HTTP/1.1\r\n".len()
+}
+
+fn too_large(input: &[u8], settings: &Settings) -> Refusal {
+    if has_long_line(input, settings) {
         Refusal { kind: FaultKind::TargetTooLong, detail: "the target is too long" }
     } else {
         Refusal { kind: FaultKind::HeadersTooLarge, detail: "the head is too large" }
     }
 }
 
-fn refusal(error: httparse::Error) -> Refusal {
+/// Whether the request line names a version in the form that versions have.
+fn names_version(input: &[u8]) -> bool {
+    let line = input.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+    let mut words = line.split(|b| *b == b' ');
+    let version = words.nth(2).unwrap_or_default();
+    words.next().is_none()
+        && matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
+}
+
+fn refusal(error: httparse::Error, input: &[u8]) -> Refusal {
     use httparse::Error as E;
     let (kind, detail) = match error {
         E::TooManyHeaders => (FaultKind::HeadersTooLarge, "too many header fields"),
-        E::Version => (FaultKind::VersionNotSupported, "a version other than HTTP/1.0 and 1.1"),
+        E::Version if names_version(input) => {
+            (FaultKind::VersionNotSupported, "a version other than HTTP/1.0 and 1.1")
+        }
         E::HeaderName => (FaultKind::BadRequest, "a malformed field name"),
         E::HeaderValue => (FaultKind::BadRequest, "a malformed field value"),
         E::NewLine => (FaultKind::BadRequest, "a malformed line end"),
-        E::Token | E::Status => (FaultKind::BadRequest, "a malformed request line"),
+        E::Token | E::Status | E::Version => (FaultKind::BadRequest, "a malformed request line"),
     };
     Refusal { kind, detail }
 }

@@ -38,7 +38,7 @@ pub(super) struct Conn<I> {
     /// When those bytes are overdue.
     pub(super) reader_due: Option<Instant>,
     /// The body cannot be read to its end.
-    failed: Option<FaultKind>,
+    pub(super) failed: Option<FaultKind>,
     /// The task that serves the connection.
     task: Option<Waker>,
     body_timeout: Duration,

@@ -297,9 +297,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
         {
             let mut conn = self.conn.borrow_mut();
             conn.responding = true;
-            // A client that still waits for 100 Continue may send the body or not: where the next request
-            // begins cannot be known.
-            keep_alive &= !conn.continue_due;
+            // A client that still waits for 100 Continue may send the body or not, and a body that failed
+            // has no end: where the next request begins cannot be known.
+            keep_alive &= !conn.continue_due && conn.failed.is_none();
             let connection = match (keep_alive, version) {
                 (false, _) => Some("close"),
                 (true, Version::Http10) => Some("keep-alive"),

@@ -38,7 +38,7 @@ impl Conditions {
         }
         let mut compile = |value: &StringMatch| match value {
             StringMatch::Exact(_) => None,
-            StringMatch::Regex(regex) => regexes.compile(regex),
+            StringMatch::Regex(regex) => regexes.for_values(regex),
         };
         Some(Box::new(Self {
             headers: entry.headers.iter().map(|header| compile(&header.value)).collect(),
@@ -83,7 +83,7 @@ fn holds(wanted: &StringMatch, regex: Option<&regex_automata::meta::Regex>, valu
 
 /// The value of a header, its lines joined (RFC 9110 section 5.3; cookies: RFC 9113 section 8.2.3). `host`
 /// is the authority.
-fn value_of<'a>(head: &'a RequestHead, name: &str) -> Option<Cow<'a, [u8]>> {
+pub(super) fn value_of<'a>(head: &'a RequestHead, name: &str) -> Option<Cow<'a, [u8]>> {
     if name == "host" {
         return host(&head.authority);
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use portway_plan::{self as plan, PathMatch};
-use smallvec::SmallVec;
 
+use super::candidates::{Candidates, Indices};
 use super::conditions::Conditions;
 use super::regexes::{PathRegexes, RegexCompiler};
 use super::rule::RuleEntry;
@@ -16,22 +16,19 @@ use crate::http::{RequestHead, path};
 /// The compiled entries of one hostname pattern on one listener.
 ///
 /// Entries are found by path: exact paths and prefixes by hash, one look for each length that a prefix has;
-/// regular expressions one by one, or in one search where there are many. What is found is tried in the
-/// plan's order, so it is always the first entry of the plan that matches.
+/// regular expressions one by one, or in one search where there are many. Of all that is found, the entry
+/// that comes first in the plan and matches wins.
 #[derive(Debug)]
 pub struct HostTable {
     plan: Arc<plan::Host>,
     entries: Box<[EntryTable]>,
-    exact: HashMap<Box<str>, Indices, Hasher>,
-    prefixes: HashMap<Box<str>, Indices, Hasher>,
+    exact: HashMap<Box<str>, Candidates, Hasher>,
+    prefixes: HashMap<Box<str>, Candidates, Hasher>,
     /// The lengths that prefixes have, the longest first.
     prefix_lens: Box<[usize]>,
     regexes: PathRegexes,
     resolved: bool,
 }
-
-/// Indices of entries, ascending.
-type Indices = SmallVec<[u32; 4]>;
 
 #[derive(Debug)]
 struct EntryTable {
@@ -78,6 +75,10 @@ impl HostTable {
                 None => drop(map.insert(path.into(), Indices::from_slice(&[index]))),
             }
         }
+        let candidates = |paths: HashMap<Box<str>, Indices, Hasher>| {
+            let new = |indices| Candidates::new(indices, &host.entries);
+            paths.into_iter().map(|(path, indices)| (path, new(indices))).collect()
+        };
         let mut prefix_lens: Vec<usize> = prefixes.keys().map(|prefix| prefix.len()).collect();
         prefix_lens.sort_unstable_by(|a, b| b.cmp(a));
         prefix_lens.dedup();
@@ -85,8 +86,8 @@ impl HostTable {
             plan: host.clone(),
             resolved: entries.iter().all(|entry| entry.rule.is_resolved()),
             entries: entries.into(),
-            exact,
-            prefixes,
+            exact: candidates(exact),
+            prefixes: candidates(prefixes),
             prefix_lens: prefix_lens.into(),
             regexes: PathRegexes::new(regexes, compiler),
         }
@@ -112,16 +113,17 @@ impl HostTable {
     pub(super) fn find<'a, O: Observer<'a>>(&'a self, head: &RequestHead, observer: &mut O) -> Option<usize> {
         let path = head.target.path();
         let mut best = u32::MAX;
-        if let Some(indices) = self.exact.get(path) {
-            best = self.first(indices, best, head, observer);
+        if let Some(candidates) = self.exact.get(path) {
+            candidates.each(head, O::EXHAUSTIVE, |indices| best = self.first(indices, best, head, observer));
         }
         for &len in &self.prefix_lens {
             // Prefixes end where path elements end.
             if !matches!(path.as_bytes().get(len..), Some([] | [b'/', ..])) {
                 continue;
             }
-            if let Some(indices) = path.get(..len).and_then(|prefix| self.prefixes.get(prefix)) {
-                best = self.first(indices, best, head, observer);
+            if let Some(candidates) = path.get(..len).and_then(|prefix| self.prefixes.get(prefix)) {
+                candidates
+                    .each(head, O::EXHAUSTIVE, |indices| best = self.first(indices, best, head, observer));
             }
         }
         let below = if O::EXHAUSTIVE { u32::MAX } else { best };

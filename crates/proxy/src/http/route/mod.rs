@@ -8,6 +8,7 @@
 //! The result is by definition that of trying the plan's entries one by one (crates/plan). `explain` walks
 //! the very same tables ([`PortTable::trace`]).
 
+mod candidates;
 mod conditions;
 mod host;
 mod listener;

@@ -13,7 +13,8 @@ pub(super) type Regex = Arc<meta::Regex>;
 /// Compiles expressions, equal ones once.
 #[derive(Default)]
 pub(super) struct RegexCompiler {
-    seen: HashMap<Arc<str>, Option<Regex>>,
+    for_values: HashMap<Arc<str>, Option<Regex>>,
+    for_paths: HashMap<Arc<str>, Option<Regex>>,
 }
 
 /// From how many expressions on one search over all of them goes ahead of the single ones.
@@ -36,20 +37,36 @@ fn syntax() -> syntax::Config {
 }
 
 impl RegexCompiler {
-    /// `None` when it does not compile, which translate has ruled out; then it matches nothing.
-    pub(super) fn compile(&mut self, regex: &portway_plan::Regex) -> Option<Regex> {
-        if let Some(found) = self.seen.get(&regex.0) {
-            return found.clone();
-        }
-        let compiled = meta::Builder::new()
-            .configure(config(portway_plan::Regex::SIZE_LIMIT))
-            .syntax(syntax())
-            .build(&regex.anchored())
-            .ok()
-            .map(Arc::new);
-        self.seen.insert(regex.0.clone(), compiled.clone());
-        compiled
+    /// For values of headers and query parameters. `None` when it does not compile, which translate has
+    /// ruled out; then it matches nothing.
+    pub(super) fn for_values(&mut self, regex: &portway_plan::Regex) -> Option<Regex> {
+        compile(&mut self.for_values, regex, |build| build(syntax()))
     }
+
+    /// For paths. Normalised paths are ASCII, where classes without Unicode mean the same and take a tenth
+    /// of the room; expressions that cannot do without it (`\p{L}`) are compiled with it.
+    fn for_paths(&mut self, regex: &portway_plan::Regex) -> Option<Regex> {
+        compile(&mut self.for_paths, regex, |build| {
+            build(syntax().unicode(false)).or_else(|| build(syntax()))
+        })
+    }
+}
+
+fn compile(
+    seen: &mut HashMap<Arc<str>, Option<Regex>>,
+    regex: &portway_plan::Regex,
+    how: impl FnOnce(&dyn Fn(syntax::Config) -> Option<meta::Regex>) -> Option<meta::Regex>,
+) -> Option<Regex> {
+    if let Some(found) = seen.get(&regex.0) {
+        return found.clone();
+    }
+    let build = |syntax| {
+        let config = config(portway_plan::Regex::SIZE_LIMIT);
+        meta::Builder::new().configure(config).syntax(syntax).build(&regex.anchored()).ok()
+    };
+    let compiled = how(&build).map(Arc::new);
+    seen.insert(regex.0.clone(), compiled.clone());
+    compiled
 }
 
 /// Whether the whole value matches.
@@ -76,7 +93,7 @@ impl PathRegexes {
         for (index, text) in entries {
             if let Some(place) = places.get(text) {
                 groups[*place].2.push(index);
-            } else if let Some(regex) = compiler.compile(text) {
+            } else if let Some(regex) = compiler.for_paths(text) {
                 places.insert(text, groups.len());
                 groups.push((text, regex, vec![index]));
             }
@@ -85,7 +102,10 @@ impl PathRegexes {
             .then(|| {
                 let texts: Vec<String> = groups.iter().map(|(text, ..)| text.anchored()).collect();
                 let config = config(SET_SIZE_LIMIT).match_kind(regex_automata::MatchKind::All);
-                meta::Builder::new().configure(config).syntax(syntax()).build_many(&texts).ok().map(Box::new)
+                let build = |syntax| {
+                    meta::Builder::new().configure(config.clone()).syntax(syntax).build_many(&texts).ok()
+                };
+                build(syntax().unicode(false)).or_else(|| build(syntax())).map(Box::new)
             })
             .flatten();
         Self { list: groups.into_iter().map(|(_, regex, indices)| (regex, indices.into())).collect(), set }
@@ -134,7 +154,7 @@ mod tests {
 
     #[test]
     fn whole_values_and_equal_expressions() {
-        assert_eq!(found(&["/a.*", "/b", "/a.*", "a", "/[", "/abc|/x"], "/abc"), [0, 2, 5]);
+        assert_eq!(found(&["/a.*", "/b", "/a.*", "a", "/[", "/abc|/x", r"/\p{L}+"], "/abc"), [0, 2, 5, 6]);
         assert!(found(&["/a"], "/ab").is_empty() && found(&["/a"], "/b/a").is_empty());
     }
 

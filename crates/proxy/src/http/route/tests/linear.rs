@@ -143,6 +143,46 @@ proptest! {
         }
     }
 
+    /// Many entries with one path, which differ in headers.
+    #[test]
+    fn many_entries_of_one_path(
+        matches in prop::collection::vec((0usize..3, 0u8..6, 0usize..4), 8..60),
+        values in prop::collection::vec(0u8..7, 1..20),
+    ) {
+        let entries = (0..).zip(&matches).map(|(name, (kind, value, other)): (usize, _)| {
+            let mut headers = match kind {
+                0 => vec![],
+                1 => vec![header("tenant", &value.to_string())],
+                _ => {
+                    let value = StringMatch::Regex(portway_plan::Regex(format!("[{value}-9]").into()));
+                    vec![HeaderMatch { name: "tenant".into(), value }]
+                }
+            };
+            if *other == 0 {
+                headers.push(header("x", "1"));
+            }
+            Entry { headers, ..entry(prefix("/a"), &rule(&name.to_string(), &[])) }
+        });
+        let listener = listener("", false, vec![host("", entries.collect())]);
+        let table = compile(&port(vec![listener.clone()]), None);
+        for value in values {
+            let mut head = request("GET", "http://h/a/b");
+            if value < 6 {
+                head.headers.append("Tenant", value.to_string());
+            }
+            if value % 2 == 0 {
+                head.headers.append("x", "1");
+            }
+            let wanted = naive(&listener, &head).ok_or(FaultKind::NoRoute);
+            prop_assert_eq!(route_of(&table, &head, None), wanted.clone());
+            let trace = table.trace(&head, None);
+            let traced = trace.outcome.map(|matched| matched.entry.rule.source.object.name.to_string());
+            prop_assert_eq!(traced, wanted);
+            prop_assert_eq!((trace.entries.len(), trace.omitted), (matches.len(), 0));
+            prop_assert!(trace.entries.iter().all(|e| e.result != Err(Failure::Path)));
+        }
+    }
+
     /// Hosts come, go and change in any way: the table that was built step by step finds the same.
     #[test]
     fn incremental_is_as_from_scratch(

@@ -1,0 +1,218 @@
+//! Weights, endpoints, connections.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use portway_plan::EndpointState;
+use portway_proxy::upstream::Limits;
+use tokio::io::AsyncWriteExt;
+
+use crate::gateway::{Harness, Setup, active, refused, run};
+use crate::origins::{Act, named, origin};
+
+#[test]
+fn shares_get_their_weights_and_invalid_ones_answer_500() {
+    run(async {
+        let (a, b) = (named("a").await, named("b").await);
+        let mut setup = Setup::to(&[a.address]);
+        setup.backends.push(("b", setup.backends[0].1, active(&[b.address])));
+        setup.shares = vec![(7, Some("a")), (2, Some("b")), (1, None), (0, Some("b"))];
+        let gateway = Harness::start(&setup).await;
+        let mut counts = [0; 3];
+        for _ in 0..100 {
+            match gateway.get("/").await {
+                (200, name) if name == "a" => counts[0] += 1,
+                (200, name) if name == "b" => counts[1] += 1,
+                (500, _) => counts[2] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(counts, [70, 20, 10]);
+    });
+}
+
+#[test]
+fn no_backends_is_500_and_no_endpoints_is_503() {
+    run(async {
+        let mut setup = Setup::to(&[]);
+        let gateway = Harness::start(&setup).await;
+        assert_eq!(gateway.get("/").await, (503, "Service Unavailable".into()));
+        setup.shares = vec![(0, Some("a"))];
+        gateway.apply(&setup);
+        assert_eq!(gateway.get("/").await.0, 500);
+        setup.shares = vec![];
+        gateway.apply(&setup);
+        assert_eq!(gateway.get("/").await.0, 500);
+    });
+}
+
+#[test]
+fn terminating_endpoints_serve_when_none_is_active() {
+    run(async {
+        let (a, b) = (named("a").await, named("b").await);
+        let mut setup = Setup::to(&[]);
+        setup.backends[0].2 =
+            vec![(a.address, EndpointState::Terminating), (b.address, EndpointState::Active)];
+        let gateway = Harness::start(&setup).await;
+        for _ in 0..10 {
+            assert_eq!(gateway.get("/").await, (200, "b".into()));
+        }
+        setup.backends[0].2 = vec![(a.address, EndpointState::Terminating)];
+        gateway.apply(&setup);
+        assert_eq!(gateway.get("/").await, (200, "a".into()));
+    });
+}
+
+#[test]
+fn the_busy_endpoint_gets_no_more() {
+    run(async {
+        let (slow, quick) = (origin(|_| Act::Hang).await, named("quick").await);
+        let gateway = Harness::start(&Setup::to(&[slow.address, quick.address])).await;
+        // Until one hangs at the slow one, which then is the busier of the two.
+        let mut hanging = Vec::new();
+        while slow.seen.borrow().is_empty() {
+            let mut client = gateway.connect().await;
+            client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+            let answered = tokio::time::timeout(Duration::from_millis(500), client.message()).await;
+            if answered.is_err() {
+                hanging.push(client);
+            }
+        }
+        for _ in 0..30 {
+            assert_eq!(gateway.get("/").await, (200, "quick".into()));
+        }
+        assert_eq!(slow.seen.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn connections_are_used_again() {
+    run(async {
+        let a = named("a").await;
+        let gateway = Harness::start(&Setup::to(&[a.address])).await;
+        for _ in 0..20 {
+            assert_eq!(gateway.get("/").await.0, 200);
+        }
+        assert_eq!(a.accepted.get(), 1);
+        assert_eq!(gateway.in_flight("a"), 0);
+        assert_eq!(gateway.pools.held(), (1, 0));
+    });
+}
+
+#[test]
+fn idle_connections_of_endpoints_that_leave_are_closed_and_streams_finish() {
+    run(async {
+        let finish = Rc::new(tokio::sync::Notify::new());
+        let a = streaming_origin(finish.clone()).await;
+        let b = named("b").await;
+        let mut setup = Setup::to(&[a.0]);
+        let gateway = Harness::start(&setup).await;
+        let mut idle = gateway.connect().await;
+        assert_eq!(idle.send("GET /quick HTTP/1.1\r\nHost: x\r\n\r\n").await.0, 200);
+        let mut busy = gateway.connect().await;
+        busy.write("GET /stream HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut second = gateway.connect().await;
+        assert_eq!(second.send("GET /quick HTTP/1.1\r\nHost: x\r\n\r\n").await.0, 200);
+        while a.1.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gateway.pools.held().0, 1);
+        setup.backends[0].2 = active(&[b.address]);
+        gateway.apply(&setup);
+        while gateway.pools.held().0 > 0 || a.1.get() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await, (200, "b".into()));
+        finish.notify_one();
+        assert_eq!(busy.response().await, (200, "beginning, end".into()));
+        // And the stream's connection is not kept.
+        while a.1.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// Answers `/stream` with a body whose end waits; counts open connections.
+async fn streaming_origin(finish: Rc<tokio::sync::Notify>) -> (std::net::SocketAddr, Rc<Cell<usize>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("an address");
+    let open = Rc::new(Cell::new(0));
+    let counted = open.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("accept");
+            let (open, finish) = (counted.clone(), finish.clone());
+            open.set(open.get() + 1);
+            tokio::task::spawn_local(async move {
+                let mut buffer = Vec::new();
+                while let Some((head, _)) = crate::origins::request(&mut stream, &mut buffer).await {
+                    if head.starts_with("GET /stream") {
+                        let begin =
+                            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nbeginning, \r\n";
+                        stream.write_all(begin.as_bytes()).await.expect("write");
+                        finish.notified().await;
+                        stream.write_all(b"3\r\nend\r\n0\r\n\r\n").await.expect("write");
+                    } else {
+                        stream.write_all(&crate::origins::answer(200, "quick")).await.expect("write");
+                    }
+                }
+                open.set(open.get() - 1);
+            });
+        }
+    });
+    (address, open)
+}
+
+#[test]
+fn connections_are_limited_and_waiting_is_bounded() {
+    run(async {
+        let a = origin(|_| Act::Hang).await;
+        let mut setup = Setup::to(&[a.address]);
+        setup.limits = Limits {
+            connections_per_endpoint: 2,
+            waiting_per_endpoint: 1,
+            wait_timeout: Duration::from_millis(300),
+            ..Limits::default()
+        };
+        let gateway = Harness::start(&setup).await;
+        let mut hanging = Vec::new();
+        for _ in 0..2 {
+            let mut client = gateway.connect().await;
+            client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+            hanging.push(client);
+        }
+        while a.seen.borrow().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let begun = std::time::Instant::now();
+        let mut waiting = gateway.connect().await;
+        waiting.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        while gateway.in_flight("a") < 3 {
+            tokio::task::yield_now().await;
+        }
+        // The second to wait is one too many, at once.
+        assert_eq!(gateway.get("/").await.0, 503);
+        assert!(begun.elapsed() < Duration::from_millis(300));
+        let (head, _) = waiting.message().await.expect("an answer");
+        assert!(
+            head.starts_with("HTTP/1.1 503") && head.to_ascii_lowercase().contains("retry-after"),
+            "{head}"
+        );
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+        assert_eq!(a.accepted.get(), 2);
+    });
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_passed_over() {
+    run(async {
+        let a = named("a").await;
+        let gateway = Harness::start(&Setup::to(&[refused().await, a.address])).await;
+        for _ in 0..20 {
+            assert_eq!(gateway.get("/").await, (200, "a".into()));
+        }
+        let gateway = Harness::start(&Setup::to(&[refused().await])).await;
+        assert_eq!(gateway.get("/").await.0, 503);
+    });
+}

@@ -1,0 +1,8 @@
+//! The forwarding of requests, over real sockets: origins of our own behind, raw clients in front.
+
+mod balance;
+mod gateway;
+mod origins;
+mod retries;
+mod streaming;
+mod timeouts;

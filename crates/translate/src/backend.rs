@@ -1,0 +1,327 @@
+//! BackendRefs: which Service port they name, how to speak to it, and where it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portway_api::core::{Service, ServicePort};
+use portway_api::gateway::{
+    BackendObjectReference, BackendRef, BackendTLSPolicy, GRPCBackendRef, HTTPBackendRef,
+};
+use portway_api::object::{KindId, ObjectKey};
+use portway_plan::{
+    Backend, BackendKey, BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints, HostPattern,
+    NoBackend, ObjectRef, Target,
+};
+use portway_store::Resources;
+
+use crate::grants;
+
+/// What a translation of a route has looked at, and must look at again when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Dependency {
+    /// A Service, there or not: namespace and name.
+    Service(Arc<str>, Arc<str>),
+    /// The ReferenceGrants of a namespace.
+    Grants(Arc<str>),
+    /// The BackendTLSPolicies of a namespace.
+    BackendTls(Arc<str>),
+    /// The labels of a namespace.
+    Namespace(Arc<str>),
+    /// A Gateway or ListenerSet that the route names as a parent, there or not.
+    Parent(ObjectKey),
+}
+
+/// A reference that cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// The field path in the object that refers.
+    pub(crate) path: String,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// The parts that all backend references of the API share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reference<'a> {
+    group: Option<&'a str>,
+    kind: Option<&'a str>,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    port: Option<i32>,
+}
+
+macro_rules! references {
+    ($($type:ty),+) => {$(
+        impl<'a> From<&'a $type> for Reference<'a> {
+            fn from(reference: &'a $type) -> Self {
+                Self {
+                    group: reference.group.as_deref(),
+                    kind: reference.kind.as_deref(),
+                    namespace: reference.namespace.as_deref(),
+                    name: &reference.name,
+                    port: reference.port,
+                }
+            }
+        }
+    )+};
+}
+
+references!(BackendObjectReference, BackendRef, HTTPBackendRef, GRPCBackendRef);
+
+/// Follows the backend references of one route, and remembers what it met.
+pub(crate) struct Resolver<'a> {
+    resources: &'a Resources,
+    route: &'a ObjectKey,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) dependencies: BTreeSet<Dependency>,
+    pub(crate) backends: BTreeSet<BackendKey>,
+}
+
+impl<'a> Resolver<'a> {
+    pub(crate) fn new(resources: &'a Resources, route: &'a ObjectKey) -> Self {
+        Self {
+            resources,
+            route,
+            faults: Vec::new(),
+            dependencies: BTreeSet::new(),
+            backends: BTreeSet::new(),
+        }
+    }
+
+    /// Notes a reference, other than to a backend, that cannot be followed.
+    pub(crate) fn fault(&mut self, path: &str, reason: &'static str, message: String) {
+        self.faults.push(Fault { path: path.to_owned(), reason, message });
+    }
+
+    /// The backend that the reference at `path` leads to.
+    pub(crate) fn backend(&mut self, reference: Reference<'_>, path: &str) -> Target {
+        match self.find(reference) {
+            Ok(key) => {
+                self.backends.insert(key.clone());
+                Target::Backend(key)
+            }
+            Err((reason, message)) => {
+                let message = format!("{path}: {message}");
+                let invalid = NoBackend { reason: reason.into(), message: message.as_str().into() };
+                self.fault(path, reason, message);
+                Target::Invalid(invalid)
+            }
+        }
+    }
+
+    fn find(&mut self, reference: Reference<'_>) -> Result<BackendKey, (&'static str, String)> {
+        let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
+        if !group.is_empty() || kind != "Service" {
+            let group = if group.is_empty() { "core" } else { group };
+            return Err((
+                "InvalidKind",
+                format!(
+                    "{kind} of the API group {group} is no kind of backend that Portway supports; use a Service"
+                ),
+            ));
+        }
+        let namespace =
+            reference.namespace.filter(|given| !given.is_empty()).unwrap_or(&self.route.namespace);
+        let (resources, name) = (self.resources, reference.name);
+        if *namespace != *self.route.namespace {
+            self.dependencies.insert(Dependency::Grants(namespace.into()));
+        }
+        grants::permit(resources, self.route, grants::Target { group, kind, namespace, name })
+            .map_err(|message| ("RefNotPermitted", message))?;
+        self.dependencies.insert(Dependency::Service(namespace.into(), name.into()));
+        self.dependencies.insert(Dependency::BackendTls(namespace.into()));
+        let Some(number) = reference.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+        else {
+            return Err((
+                "UnsupportedValue",
+                format!("the reference to Service {namespace}/{name} needs a port from 1 to 65535"),
+            ));
+        };
+        let Some(service) = resources.get::<Service>(namespace, name) else {
+            return Err(("BackendNotFound", format!("there is no Service {namespace}/{name}")));
+        };
+        let Some(port) = service.spec.ports.iter().find(|port| port.port == i32::from(number)) else {
+            let known: Vec<_> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
+            return Err((
+                "BackendNotFound",
+                format!(
+                    "Service {namespace}/{name} has no port {number}; its ports: {}",
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                ),
+            ));
+        };
+        self.speakable(port, namespace, name).map_err(|message| ("UnsupportedProtocol", message))?;
+        Ok(BackendKey {
+            object: ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() },
+            port: number,
+        })
+    }
+
+    /// Whether this route can send its traffic to the port.
+    fn speakable(&self, port: &ServicePort, namespace: &str, name: &str) -> Result<(), String> {
+        let number = port.port;
+        let transport = if self.route.kind == KindId::UDPRoute { "UDP" } else { "TCP" };
+        let spoken = port.protocol.as_deref().unwrap_or("TCP");
+        if spoken != transport {
+            return Err(format!(
+                "port {number} of Service {namespace}/{name} is a {spoken} port, and a {} needs {transport}",
+                self.route.kind
+            ));
+        }
+        if !matches!(self.route.kind, KindId::HTTPRoute | KindId::GRPCRoute) {
+            return Ok(());
+        }
+        let app = port.app_protocol.as_deref().unwrap_or_default();
+        match protocol(app) {
+            None => {
+                return Err(format!(
+                    "port {number} of Service {namespace}/{name} has the appProtocol {app:?}, which Portway does not \
+                     speak to backends"
+                ));
+            }
+            Some(BackendProtocol::Http1) if self.route.kind == KindId::GRPCRoute => {
+                return Err(format!(
+                    "port {number} of Service {namespace}/{name} has the appProtocol {app:?}, and gRPC needs HTTP/2; \
+                     use kubernetes.io/h2c"
+                ));
+            }
+            Some(_) => {}
+        }
+        // Plain text to a backend for which someone demands TLS would be worse than no traffic.
+        let policy = self.resources.in_namespace::<BackendTLSPolicy>(namespace).find(|policy| {
+            policy.spec.target_refs.iter().any(|target| {
+                let section = target.section_name.as_deref().filter(|section| !section.is_empty());
+                target.group.is_empty()
+                    && target.kind == "Service"
+                    && target.name == name
+                    && section.is_none_or(|section| port.name.as_deref() == Some(section))
+            })
+        });
+        match policy {
+            Some(policy) => Err(format!(
+                "BackendTLSPolicy {namespace}/{} demands TLS to Service {namespace}/{name}, which this version of \
+                 Portway does not speak to backends",
+                policy.metadata.name
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What an `appProtocol` stands for (GEP-1911, KEP-3726); `None` for what Portway does not speak.
+fn protocol(app: &str) -> Option<BackendProtocol> {
+    match app.to_ascii_lowercase().as_str() {
+        "" => Some(BackendProtocol::Unspecified),
+        "http" | "kubernetes.io/ws" => Some(BackendProtocol::Http1),
+        "kubernetes.io/h2c" | "grpc" | "http2" => Some(BackendProtocol::H2c),
+        _ => None,
+    }
+}
+
+fn port_of<'a>(resources: &'a Resources, key: &BackendKey) -> Option<(&'a Service, &'a ServicePort)> {
+    let service = resources.get::<Service>(&key.object.namespace, &key.object.name)?;
+    let port = service.spec.ports.iter().find(|port| port.port == i32::from(key.port))?;
+    Some((service, port))
+}
+
+/// How to speak to a backend that a route resolved.
+pub(crate) fn describe(resources: &Resources, key: &BackendKey) -> Backend {
+    let app = port_of(resources, key).and_then(|(_, port)| port.app_protocol.as_deref()).unwrap_or_default();
+    Backend { key: key.clone(), protocol: protocol(app).unwrap_or_default() }
+}
+
+/// Where a backend is: its Service's EndpointSlices, or the name that an ExternalName Service stands for.
+///
+/// A Service with slices of both IP families has each of its pods in two slices; one family is used, the
+/// Service's first unless only the other has endpoints, so that no pod counts twice.
+pub(crate) fn locate(resources: &Resources, key: &BackendKey) -> Endpoints {
+    let Some((service, port)) = port_of(resources, key) else { return Endpoints::default() };
+    if service.spec.is_external_name() {
+        let name = service.spec.external_name.as_deref().and_then(|name| {
+            let name = name.trim_end_matches('.');
+            matches!(HostPattern::parse(name), Ok(HostPattern::Exact(_))).then(|| name.to_ascii_lowercase())
+        });
+        let list = name.map(|name| Endpoint {
+            address: EndpointAddress::Name(name.into()),
+            port: key.port,
+            state: EndpointState::Active,
+            zone: None,
+        });
+        return Endpoints { list: list.into_iter().collect() };
+    }
+    let mut found: BTreeMap<(EndpointAddress, u16), News> = BTreeMap::new();
+    for slice in resources.endpoint_slices(&key.object.namespace, &key.object.name) {
+        let named = |name: &Option<String>| name.clone().unwrap_or_default();
+        let number = slice.spec.ports.iter().find_map(|candidate| {
+            let fits = named(&candidate.name) == named(&port.name)
+                && candidate.protocol.as_deref().unwrap_or("TCP")
+                    == port.protocol.as_deref().unwrap_or("TCP");
+            fits.then(|| u16::try_from(candidate.port?).ok()).flatten()
+        });
+        let Some(number) = number else { continue };
+        for endpoint in &slice.spec.endpoints {
+            let Some(state) = state(endpoint, service.spec.publish_not_ready_addresses) else { continue };
+            let Some(address) =
+                endpoint.addresses.first().and_then(|text| address(text, &slice.spec.address_type))
+            else {
+                continue;
+            };
+            let zone = endpoint.zone.as_deref().map(Arc::from);
+            // An endpoint may be in two slices while it moves between them; the better news is the newer.
+            let news = (state, zone);
+            found
+                .entry((address, number))
+                .and_modify(|known| *known = news.clone().min(known.clone()))
+                .or_insert(news);
+        }
+    }
+    let family = family(service, found.keys().map(|(address, _)| address));
+    let list = found
+        .into_iter()
+        .filter(|((address, _), _)| match address {
+            EndpointAddress::Ip(ip) => family == Some(ip.is_ipv4()),
+            EndpointAddress::Name(_) => true,
+        })
+        .map(|((address, port), (state, zone))| Endpoint { address, port, state, zone });
+    Endpoints { list: list.collect() }
+}
+
+/// What a slice says of an endpoint: its state and its zone.
+type News = (EndpointState, Option<Arc<str>>);
+
+/// Whether an endpoint takes requests: `Active` when ready, or serving and not on its way out.
+fn state(endpoint: &portway_api::core::Endpoint, publish_not_ready: bool) -> Option<EndpointState> {
+    if publish_not_ready || endpoint.ready || (endpoint.serving && !endpoint.terminating) {
+        Some(EndpointState::Active)
+    } else if endpoint.serving {
+        Some(EndpointState::Terminating)
+    } else {
+        None
+    }
+}
+
+fn address(text: &str, address_type: &str) -> Option<EndpointAddress> {
+    match address_type {
+        "FQDN" => match HostPattern::parse(text.trim_end_matches('.')) {
+            Ok(HostPattern::Exact(name)) => Some(EndpointAddress::Name(name)),
+            _ => None,
+        },
+        _ => text.parse().ok().map(EndpointAddress::Ip),
+    }
+}
+
+/// `Some(true)` for IPv4.
+fn family<'a>(service: &Service, addresses: impl Iterator<Item = &'a EndpointAddress>) -> Option<bool> {
+    let first = service.spec.cluster_ips.first().and_then(|ip| ip.parse::<IpAddr>().ok());
+    let preferred = first.is_none_or(|ip| ip.is_ipv4());
+    let mut other = None;
+    for address in addresses {
+        match address {
+            EndpointAddress::Ip(ip) if ip.is_ipv4() == preferred => return Some(preferred),
+            EndpointAddress::Ip(_) => other = Some(!preferred),
+            EndpointAddress::Name(_) => {}
+        }
+    }
+    other
+}

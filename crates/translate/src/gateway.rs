@@ -1,0 +1,242 @@
+//! Gateways.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portway_api::gateway::{Gateway, GatewayStatus, GatewayStatusAddress};
+use portway_plan::ObjectRef;
+use portway_store::Stored;
+
+use crate::condition::{self, History, PROGRAMMED, Past, RESOLVED_REFS, Verdict, no, yes};
+use crate::draft::object_ref;
+use crate::listener::{self, Finding, ListenerNode, ignored_fields};
+use crate::survey::{GatewayNode, Surveyor};
+use crate::{Options, grants, listenerset};
+
+const IP_ADDRESS: &str = "IPAddress";
+
+/// Examines a Gateway and its own listeners.
+pub(crate) fn examine(
+    gateway: &Arc<Stored<Gateway>>,
+    class: Option<&Finding>,
+    surveyor: &mut Surveyor<'_>,
+) -> GatewayNode {
+    let mut node = GatewayNode {
+        object: Arc::clone(gateway),
+        refused: None,
+        addresses: Vec::new(),
+        unusable: None,
+        unresolved: None,
+        ignored: Vec::new(),
+        listeners: Vec::new(),
+        sets: Vec::new(),
+    };
+    addresses(gateway, &mut node, surveyor.options);
+    if let Some(parameters) = gateway.spec.infrastructure.as_ref().and_then(|it| it.parameters_ref.as_ref()) {
+        node.refused = Some(Finding::new(
+            "spec.infrastructure.parametersRef",
+            "InvalidParameters",
+            format!(
+                "spec.infrastructure.parametersRef: {}.{} is no kind of parameters that Portway knows",
+                parameters.kind, parameters.group
+            ),
+        ));
+    }
+    if class.is_some() {
+        let name = &gateway.spec.gateway_class_name;
+        node.refused = Some(Finding::new(
+            "spec.gatewayClassName",
+            "InvalidParameters",
+            format!("GatewayClass {name} is not accepted; see its conditions"),
+        ));
+    }
+    if gateway.spec.default_scope.is_some() {
+        node.ignored.push("spec.defaultScope".to_owned());
+    }
+    backend_tls(gateway, &mut node, surveyor);
+    let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_deref());
+    let object: Arc<ObjectRef> = Arc::new(object_ref(&gateway.key));
+    node.listeners = gateway
+        .spec
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| listener::examine(spec, &gateway.key, &object, i, frontend, surveyor))
+        .collect();
+    node
+}
+
+/// The addresses to bind. Without any in the spec, the Gateway's listeners bind all addresses that no other
+/// Gateway claims by name for the same port.
+fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
+    let mut wanted = BTreeSet::new();
+    for (i, address) in gateway.spec.addresses.iter().enumerate() {
+        let path = format!("spec.addresses[{i}]");
+        let type_ = address.type_.as_deref().unwrap_or(IP_ADDRESS);
+        if address.routability.as_deref().is_some_and(|routability| !routability.is_empty()) {
+            node.ignored.push(format!("{path}.routability"));
+        }
+        if type_ != IP_ADDRESS {
+            let message =
+                format!("{path}: addresses of the type {type_} are not supported; use {IP_ADDRESS}");
+            node.refused.get_or_insert(Finding::new(path, "UnsupportedAddress", message));
+            continue;
+        }
+        let value = address.value.as_deref().unwrap_or_default();
+        if value.is_empty() {
+            wanted.insert(None);
+            continue;
+        }
+        let usable = match value.parse::<IpAddr>() {
+            Err(_) => Err(format!("{path}: {value:?} is no IP address")),
+            Ok(ip) if options.local_addresses.as_ref().is_some_and(|local| !local.contains(&ip)) => {
+                Err(format!("{path}: this machine does not have the address {ip}"))
+            }
+            Ok(ip) => Ok(ip),
+        };
+        match usable {
+            Ok(ip) => {
+                wanted.insert(Some(ip));
+            }
+            Err(message) => {
+                node.unusable.get_or_insert(Finding::new(path, "AddressNotUsable", message));
+            }
+        }
+    }
+    if gateway.spec.addresses.is_empty() {
+        wanted.insert(None);
+    }
+    node.addresses = wanted.into_iter().collect();
+}
+
+/// A client certificate for backends: nothing is sent over TLS to backends yet, so it is read past, but who
+/// may not refer to it hears so already.
+fn backend_tls(gateway: &Stored<Gateway>, node: &mut GatewayNode, surveyor: &Surveyor<'_>) {
+    let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+    let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_deref()) else {
+        return;
+    };
+    let path = "spec.tls.backend.clientCertificateRef";
+    node.ignored.push(path.to_owned());
+    let target = grants::Target {
+        group: reference.group.as_deref().unwrap_or_default(),
+        kind: reference.kind.as_deref().unwrap_or("Secret"),
+        namespace: reference.namespace.as_deref().unwrap_or(&gateway.key.namespace),
+        name: &reference.name,
+    };
+    if let Err(why) = grants::permit(surveyor.resources, &gateway.key, target) {
+        node.unresolved = Some(Finding::new(path, "RefNotPermitted", format!("{path}: {why}")));
+    }
+}
+
+/// Tells the listeners of ports that could not be opened.
+pub(crate) fn mark_unavailable(node: &mut GatewayNode, options: &Options) {
+    if options.unavailable.is_empty() {
+        return;
+    }
+    let addresses = node.addresses.clone();
+    let sets = node.sets.iter_mut().flat_map(|set| set.listeners.iter_mut());
+    for listener in node.listeners.iter_mut().chain(sets).filter(|listener| listener.is_planned()) {
+        let why = addresses.iter().find_map(|address| options.unavailable.get(&(*address, listener.port)));
+        listener.unavailable = why.map(|why| format!("port {} could not be opened: {why}", listener.port));
+    }
+}
+
+/// Why nothing of the Gateway is served, if so.
+pub(crate) fn obstacle(node: &GatewayNode) -> Option<&Finding> {
+    match &node.refused {
+        None if node.addresses.is_empty() => node.unusable.as_ref(),
+        refused => refused.as_ref(),
+    }
+}
+
+/// The Gateway's own conditions.
+pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
+    let invalid: Vec<String> = node
+        .merged()
+        .filter(|listener| !listener.is_accepted())
+        .map(|listener| listener.source.to_string())
+        .collect();
+    let accepted = node.merged().any(ListenerNode::is_accepted);
+    let mut verdicts = Vec::with_capacity(4);
+    verdicts.push(match &node.refused {
+        Some(finding) => no(condition::ACCEPTED, finding.reason, finding.message.as_str()),
+        None if !accepted => no(
+            condition::ACCEPTED,
+            "ListenersNotValid",
+            format!("no listener is accepted: {}; see their conditions", invalid.join(", ")),
+        ),
+        None if !invalid.is_empty() => yes(
+            condition::ACCEPTED,
+            "ListenersNotValid",
+            format!("the Gateway is accepted, but without {}; see their conditions", invalid.join(", ")),
+        ),
+        None => yes(condition::ACCEPTED, "Accepted", "the Gateway is accepted"),
+    });
+    verdicts.push(match (obstacle(node), &node.unusable) {
+        (None, None) if node.merged().any(ListenerNode::is_programmed) => {
+            yes(PROGRAMMED, "Programmed", "the Gateway serves")
+        }
+        (_, Some(unusable)) if node.refused.is_none() => {
+            no(PROGRAMMED, "AddressNotUsable", unusable.message.as_str())
+        }
+        (Some(finding), _) => no(PROGRAMMED, "Invalid", finding.message.as_str()),
+        _ => no(PROGRAMMED, "Invalid", "no listener serves; see their conditions"),
+    });
+    let unresolved = node.listeners.iter().filter(|listener| !listener.unresolved.is_empty());
+    let unresolved: Vec<_> = unresolved.map(|listener| &*listener.id.name).collect();
+    verdicts.push(match &node.unresolved {
+        Some(finding) => no(RESOLVED_REFS, finding.reason, finding.message.as_str()),
+        None if !unresolved.is_empty() => no(
+            RESOLVED_REFS,
+            "ListenersNotResolved",
+            format!("listeners have references that cannot be followed: {}", unresolved.join(", ")),
+        ),
+        None => yes(RESOLVED_REFS, "ResolvedRefs", "all references are resolved"),
+    });
+    if !node.ignored.is_empty() {
+        verdicts.push(ignored_fields(&node.ignored));
+    }
+    verdicts
+}
+
+/// The status of a Gateway. `attached` tells how many routes a listener has.
+pub(crate) fn status(
+    node: &GatewayNode,
+    options: &Options,
+    past: Past<'_, GatewayStatus>,
+    attached: impl Fn(&ListenerNode) -> usize,
+) -> GatewayStatus {
+    let generation = node.object.metadata.generation;
+    let obstacle = obstacle(node);
+    let listeners = node.listeners.iter().map(|listener| {
+        let history = History::of(past, |status| {
+            let known = status.listeners.iter().find(|known| known.name == *listener.id.name)?;
+            Some(&known.conditions)
+        });
+        let verdicts = listener.verdicts(obstacle);
+        listener.status(attached(listener), condition::dated(&verdicts, generation, options.now, history))
+    });
+    let bound: Vec<IpAddr> = match obstacle {
+        Some(_) => Vec::new(),
+        None => {
+            let own = node.addresses.iter().copied().flatten();
+            let any = node.addresses.contains(&None).then_some(&options.addresses);
+            own.chain(any.into_iter().flatten().copied()).collect()
+        }
+    };
+    let address = |ip: IpAddr| GatewayStatusAddress {
+        routability: None,
+        type_: Some(IP_ADDRESS.to_owned()),
+        value: ip.to_string(),
+    };
+    let sets = node.sets.iter().filter(|set| listenerset::is_attached(set)).count();
+    let history = History::of(past, |status| Some(&status.conditions));
+    GatewayStatus {
+        addresses: bound.into_iter().map(address).collect(),
+        attached_listener_sets: Some(i32::try_from(sets).unwrap_or(i32::MAX)),
+        conditions: condition::dated(&verdicts(node), generation, options.now, history),
+        listeners: listeners.collect(),
+    }
+}

@@ -1,0 +1,454 @@
+//! One listener of a Gateway or ListenerSet: what it asks for, and what of it can be had.
+
+use std::sync::Arc;
+
+use portway_api::core::Secret;
+use portway_api::gateway::{
+    FromNamespaces, FrontendTLSConfig, LabelSelector, Listener, ListenerStatus, RouteGroupKind, TLSModeType,
+};
+use portway_api::object::{KindId, ObjectKey};
+use portway_plan::{CertificateKey, HostPattern, ObjectRef, Source};
+
+use crate::condition::{self, CONFLICTED, OVERLAPPING_TLS, PROGRAMMED, RESOLVED_REFS, Verdict, no, yes};
+use crate::grants::{self, GATEWAY_GROUP};
+use crate::selector;
+use crate::survey::Surveyor;
+
+/// Names a listener; stays the same while listeners beside it come and go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ListenerId {
+    pub(crate) parent: ObjectKey,
+    pub(crate) name: Arc<str>,
+}
+
+/// The protocols of the spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Protocol {
+    Http,
+    Https,
+    Tls,
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "HTTP" => Self::Http,
+            "HTTPS" => Self::Https,
+            "TLS" => Self::Tls,
+            "TCP" => Self::Tcp,
+            "UDP" => Self::Udp,
+            _ => return None,
+        })
+    }
+
+    /// Whether listeners of the protocol are taken on at all.
+    pub(crate) fn is_supported(self) -> bool {
+        matches!(self, Self::Http | Self::Https | Self::Tls)
+    }
+
+    /// Whether hostnames mean something to it.
+    pub(crate) fn has_hostnames(self) -> bool {
+        matches!(self, Self::Http | Self::Https | Self::Tls)
+    }
+
+    fn route_kinds(self) -> &'static [KindId] {
+        match self {
+            Self::Http | Self::Https => &[KindId::HTTPRoute, KindId::GRPCRoute],
+            Self::Tls => &[KindId::TLSRoute],
+            Self::Tcp | Self::Udp => &[],
+        }
+    }
+}
+
+/// From which namespaces routes may attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Namespaces {
+    All,
+    None,
+    Same,
+    Selector(LabelSelector),
+}
+
+impl Namespaces {
+    pub(crate) fn new(
+        from: Option<&FromNamespaces>,
+        selector: Option<&LabelSelector>,
+        default: Self,
+    ) -> Self {
+        match from {
+            None => default,
+            Some(FromNamespaces::All) => Self::All,
+            Some(FromNamespaces::Same) => Self::Same,
+            Some(FromNamespaces::Selector) => selector.cloned().map_or(Self::None, Self::Selector),
+            // What is not understood lets nobody in.
+            Some(FromNamespaces::None | FromNamespaces::Other(_)) => Self::None,
+        }
+    }
+
+    /// For people: `namespace infra`, `namespaces with team=a`.
+    pub(crate) fn describe(&self, own: &str) -> String {
+        match self {
+            Self::All => "all namespaces".to_owned(),
+            Self::None => "no namespace".to_owned(),
+            Self::Same => format!("namespace {own}"),
+            Self::Selector(_) => "the namespaces that its selector selects".to_owned(),
+        }
+    }
+}
+
+/// Something that is wrong: where, and what to call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) path: String,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl Finding {
+    pub(crate) fn new(path: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { path: path.into(), reason, message: message.into() }
+    }
+}
+
+/// A listener, examined.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenerNode {
+    pub(crate) id: ListenerId,
+    pub(crate) source: Source,
+    pub(crate) port: u16,
+    pub(crate) hostname: HostPattern,
+    /// `None` for a protocol that is not of the spec.
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) kinds: Vec<KindId>,
+    pub(crate) namespaces: Namespaces,
+    /// Why it is not accepted.
+    pub(crate) refused: Option<Finding>,
+    /// References that cannot be followed; the first gives the condition its reason.
+    pub(crate) unresolved: Vec<Finding>,
+    pub(crate) conflict: Option<Finding>,
+    /// Whose TLS settings overlap.
+    pub(crate) overlap: Option<String>,
+    /// The certificates that can be used.
+    pub(crate) certificates: Vec<CertificateKey>,
+    /// Why the port could not be opened.
+    pub(crate) unavailable: Option<String>,
+    /// Field paths that are read past.
+    pub(crate) ignored: Vec<String>,
+}
+
+impl ListenerNode {
+    /// Whether it is accepted and holds its place among its peers.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.refused.is_none() && self.conflict.is_none()
+    }
+
+    /// Whether it lacks nothing that it needs to serve.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.is_accepted() && !(self.protocol == Some(Protocol::Https) && self.certificates.is_empty())
+    }
+
+    /// Whether the plan has it.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.is_valid() && matches!(self.protocol, Some(Protocol::Http | Protocol::Https))
+    }
+
+    /// Whether it serves.
+    pub(crate) fn is_programmed(&self) -> bool {
+        self.is_planned() && self.unavailable.is_none()
+    }
+
+    /// The listener's conditions; `parent` says why nothing of the whole Gateway or set is served, if so.
+    pub(crate) fn verdicts(&self, parent: Option<&Finding>) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(5);
+        verdicts.push(match (&self.conflict, &self.refused, &self.unavailable) {
+            (Some(conflict), ..) => no(condition::ACCEPTED, conflict.reason, conflict.message.as_str()),
+            (_, Some(refused), _) => no(condition::ACCEPTED, refused.reason, refused.message.as_str()),
+            (.., Some(why)) => no(condition::ACCEPTED, "PortUnavailable", why.as_str()),
+            _ => yes(condition::ACCEPTED, "Accepted", "the listener is accepted"),
+        });
+        verdicts.push(self.programmed(parent));
+        verdicts.push(match self.unresolved.first() {
+            Some(first) => {
+                let all: Vec<_> = self.unresolved.iter().map(|finding| finding.message.as_str()).collect();
+                no(RESOLVED_REFS, first.reason, all.join("; "))
+            }
+            None => yes(RESOLVED_REFS, "ResolvedRefs", "all references are resolved"),
+        });
+        verdicts.push(match &self.conflict {
+            Some(conflict) => yes(CONFLICTED, conflict.reason, conflict.message.as_str()),
+            None => no(CONFLICTED, "NoConflicts", "no other listener is in its way"),
+        });
+        if let Some(peers) = &self.overlap {
+            verdicts.push(yes(OVERLAPPING_TLS, "OverlappingHostnames", peers.as_str()));
+        }
+        if !self.ignored.is_empty() {
+            verdicts.push(ignored_fields(&self.ignored));
+        }
+        verdicts
+    }
+
+    fn programmed(&self, parent: Option<&Finding>) -> Verdict {
+        if let Some(conflict) = &self.conflict {
+            return no(PROGRAMMED, conflict.reason, conflict.message.as_str());
+        }
+        if let Some(finding) = self.refused.as_ref().or(parent) {
+            return no(PROGRAMMED, "Invalid", finding.message.as_str());
+        }
+        if !self.is_valid() {
+            return no(
+                PROGRAMMED,
+                "Invalid",
+                "there is no certificate to serve; see the ResolvedRefs condition",
+            );
+        }
+        match (&self.unavailable, self.is_planned()) {
+            (Some(why), _) => no(PROGRAMMED, "Invalid", why.as_str()),
+            (None, true) => yes(PROGRAMMED, "Programmed", "the listener serves"),
+            (None, false) => no(
+                PROGRAMMED,
+                "Pending",
+                "this version of Portway accepts TLS listeners, but does not carry their traffic yet",
+            ),
+        }
+    }
+
+    pub(crate) fn status(
+        &self,
+        attached: usize,
+        conditions: Vec<portway_api::gateway::Condition>,
+    ) -> ListenerStatus {
+        let kind = |kind: &KindId| RouteGroupKind {
+            group: Some(GATEWAY_GROUP.to_owned()),
+            kind: kind.as_str().to_owned(),
+        };
+        ListenerStatus {
+            attached_routes: i32::try_from(attached).unwrap_or(i32::MAX),
+            conditions,
+            name: self.id.name.to_string(),
+            supported_kinds: self.kinds.iter().map(kind).collect(),
+        }
+    }
+}
+
+/// The condition that names fields which are read past.
+pub(crate) fn ignored_fields(paths: &[String]) -> Verdict {
+    yes(
+        condition::IGNORED_FIELDS,
+        "NotSupported",
+        format!("this version of Portway does nothing about {}", paths.join(", ")),
+    )
+}
+
+/// Examines one listener of `owner`. `frontend` is what its Gateway says about clients' certificates.
+pub(crate) fn examine(
+    spec: &Listener,
+    owner: &ObjectKey,
+    object: &Arc<ObjectRef>,
+    index: usize,
+    frontend: Option<&FrontendTLSConfig>,
+    surveyor: &mut Surveyor<'_>,
+) -> ListenerNode {
+    let path = format!("spec.listeners[{index}]");
+    let protocol = Protocol::parse(&spec.protocol);
+    let mut node = ListenerNode {
+        id: ListenerId { parent: owner.clone(), name: spec.name.as_str().into() },
+        source: Source {
+            object: Arc::clone(object),
+            path: path.as_str().into(),
+            section: Some(spec.name.as_str().into()),
+        },
+        port: 0,
+        hostname: HostPattern::Any,
+        protocol,
+        kinds: Vec::new(),
+        namespaces: Namespaces::Same,
+        refused: None,
+        unresolved: Vec::new(),
+        conflict: None,
+        overlap: None,
+        certificates: Vec::new(),
+        unavailable: None,
+        ignored: Vec::new(),
+    };
+    let unsupported = |field: &str, message: String| {
+        Some(Finding::new(format!("{path}.{field}"), "UnsupportedValue", message))
+    };
+    match u16::try_from(spec.port) {
+        Ok(port @ 1..) => node.port = port,
+        _ => node.refused = unsupported("port", format!("{} is no port number", spec.port)),
+    }
+    if protocol.is_some_and(Protocol::has_hostnames) {
+        match HostPattern::parse(spec.hostname.as_deref().unwrap_or_default()) {
+            Ok(hostname) => node.hostname = hostname,
+            Err(why) => node.refused = unsupported("hostname", why.to_string()),
+        }
+    }
+    if spec.filters.as_ref().is_some_and(|filters| !filters.requests.is_empty()) {
+        // They guard the listener; without them it stays shut.
+        node.refused = unsupported("filters", "listener filters are not supported".to_owned());
+    }
+    allowed_routes(spec, &path, &mut node);
+    tls(spec, &path, frontend, &mut node, surveyor);
+    if !protocol.is_some_and(Protocol::is_supported) {
+        node.refused = Some(Finding::new(
+            format!("{path}.protocol"),
+            "UnsupportedProtocol",
+            format!("the protocol {} is not supported; HTTP, HTTPS and TLS are", spec.protocol),
+        ));
+    }
+    node
+}
+
+fn allowed_routes(spec: &Listener, path: &str, node: &mut ListenerNode) {
+    let own = node.protocol.map_or(&[][..], Protocol::route_kinds);
+    let allowed = spec.allowed_routes.as_ref();
+    let asked = allowed.map(|allowed| allowed.kinds.as_slice()).unwrap_or_default();
+    if asked.is_empty() {
+        node.kinds = own.to_vec();
+    }
+    for (i, kind) in asked.iter().enumerate() {
+        let group = kind.group.as_deref().unwrap_or(GATEWAY_GROUP);
+        match own.iter().find(|own| own.as_str() == kind.kind && group == GATEWAY_GROUP) {
+            Some(found) if node.kinds.contains(found) => {}
+            Some(found) => node.kinds.push(*found),
+            None => node.unresolved.push(Finding::new(
+                format!("{path}.allowedRoutes.kinds[{i}]"),
+                "InvalidRouteKinds",
+                format!("{}.{group} is no kind of route that {} listeners take", kind.kind, spec.protocol),
+            )),
+        }
+    }
+    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_deref());
+    node.namespaces = Namespaces::new(
+        namespaces.and_then(|namespaces| namespaces.from.as_ref()),
+        namespaces.and_then(|namespaces| namespaces.selector.as_ref()),
+        Namespaces::Same,
+    );
+    if let Namespaces::Selector(labels) = &node.namespaces
+        && let Some(why) = selector::fault(labels)
+    {
+        node.refused =
+            Some(Finding::new(format!("{path}.allowedRoutes.namespaces.selector"), "UnsupportedValue", why));
+    }
+}
+
+fn tls(
+    spec: &Listener,
+    path: &str,
+    frontend: Option<&FrontendTLSConfig>,
+    node: &mut ListenerNode,
+    surveyor: &mut Surveyor<'_>,
+) {
+    let Some(protocol @ (Protocol::Https | Protocol::Tls)) = node.protocol else { return };
+    let tls = spec.tls.as_deref();
+    let terminates = match tls.and_then(|tls| tls.mode.as_ref()) {
+        None | Some(TLSModeType::Terminate) => true,
+        Some(TLSModeType::Passthrough) => false,
+        Some(TLSModeType::Other(other)) => {
+            node.refused = Some(Finding::new(
+                format!("{path}.tls.mode"),
+                "UnsupportedValue",
+                format!("the mode {other:?} is not known"),
+            ));
+            return;
+        }
+    };
+    if tls.is_some_and(|tls| !tls.options.is_empty()) {
+        node.ignored.push(format!("{path}.tls.options"));
+    }
+    if !terminates {
+        if protocol == Protocol::Https {
+            node.refused = Some(Finding::new(
+                format!("{path}.tls.mode"),
+                "UnsupportedValue",
+                "an HTTPS listener cannot pass TLS through; use the protocol TLS",
+            ));
+        }
+        return;
+    }
+    let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
+    if references.is_empty() {
+        node.unresolved.push(Finding::new(
+            format!("{path}.tls.certificateRefs"),
+            "InvalidCertificateRef",
+            format!("{path}.tls.certificateRefs names no certificate"),
+        ));
+    }
+    for (i, reference) in references.iter().enumerate() {
+        let path = format!("{path}.tls.certificateRefs[{i}]");
+        let group = reference.group.as_deref().unwrap_or_default();
+        let kind = reference.kind.as_deref().unwrap_or("Secret");
+        let found = if !group.is_empty() || kind != "Secret" {
+            let group = if group.is_empty() { "core" } else { group };
+            let message = format!("{kind} of the API group {group} is no kind of certificate; use a Secret");
+            Err(("InvalidCertificateRef", message))
+        } else {
+            let given = reference.namespace.as_deref().filter(|given| !given.is_empty());
+            let namespace = given.unwrap_or(&node.id.parent.namespace);
+            certificate(&node.id.parent, namespace, &reference.name, surveyor)
+        };
+        match found {
+            Ok(key) if node.certificates.contains(&key) => {}
+            Ok(key) => node.certificates.push(key),
+            Err((reason, message)) => {
+                node.unresolved.push(Finding::new(path.as_str(), reason, format!("{path}: {message}")));
+            }
+        }
+    }
+    if protocol == Protocol::Https {
+        validation(frontend, node, surveyor);
+    }
+}
+
+/// Follows a reference to a Secret with a certificate.
+fn certificate(
+    owner: &ObjectKey,
+    namespace: &str,
+    name: &str,
+    surveyor: &mut Surveyor<'_>,
+) -> Result<CertificateKey, (&'static str, String)> {
+    let target = grants::Target { group: "", kind: "Secret", namespace, name };
+    grants::permit(surveyor.resources, owner, target).map_err(|why| ("RefNotPermitted", why))?;
+    let invalid = |why: String| ("InvalidCertificateRef", format!("Secret {namespace}/{name}: {why}"));
+    surveyor.secrets.insert((namespace.into(), name.into()));
+    let Some(secret) = surveyor.resources.get::<Secret>(namespace, name) else {
+        return Err(("InvalidCertificateRef", format!("there is no Secret {namespace}/{name}")));
+    };
+    let key = CertificateKey(format!("{namespace}/{name}").into());
+    surveyor.certificate(&key, secret).map(|()| key).map_err(invalid)
+}
+
+/// Validation of clients' certificates is not there yet: listeners that ask for it stay shut, because
+/// without it they would let everyone in.
+fn validation(frontend: Option<&FrontendTLSConfig>, node: &mut ListenerNode, surveyor: &Surveyor<'_>) {
+    let Some(frontend) = frontend else { return };
+    let of_port = frontend.per_port.iter().position(|config| config.port == i32::from(node.port));
+    let (path, config) = match of_port {
+        Some(i) => (format!("spec.tls.frontend.perPort[{i}].tls"), &frontend.per_port[i].tls),
+        None => ("spec.tls.frontend.default".to_owned(), &frontend.default),
+    };
+    let Some(validation) = &config.validation else { return };
+    let owner = &surveyor.gateway;
+    for (i, reference) in validation.ca_certificate_refs.iter().enumerate() {
+        let namespace = reference.namespace.as_deref().unwrap_or(&owner.namespace);
+        let target = grants::Target {
+            group: &reference.group,
+            kind: &reference.kind,
+            namespace,
+            name: &reference.name,
+        };
+        if let Err(why) = grants::permit(surveyor.resources, owner, target) {
+            let path = format!("{path}.validation.caCertificateRefs[{i}]");
+            node.unresolved.push(Finding::new(path.as_str(), "RefNotPermitted", format!("{path}: {why}")));
+        }
+    }
+    node.refused = Some(Finding::new(
+        format!("{path}.validation"),
+        "UnsupportedValue",
+        format!(
+            "{path}.validation asks for clients' certificates, which this version of Portway cannot check"
+        ),
+    ));
+}

@@ -1,0 +1,300 @@
+//! Listeners and what is attached to them: who may stay, and the virtual hosts that come of it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portway_api::object::ObjectKey;
+use portway_plan::{Entry, Host, HostPattern, RuleKind};
+
+use crate::draft::Draft;
+use crate::exclusive::Contest;
+use crate::listener::ListenerId;
+use crate::precedence::{Rank, Seniority};
+use crate::route::RouteNode;
+
+type GuestKey = (Arc<Seniority>, ObjectKey);
+
+/// A route that a listener takes.
+#[derive(Debug)]
+struct Guest {
+    kind: Option<RuleKind>,
+    hostnames: BTreeSet<HostPattern>,
+    /// The route of the other kind that holds one of its hostnames.
+    rival: Option<Arc<str>>,
+    /// It counts in the listener's `attachedRoutes`.
+    counts: bool,
+}
+
+/// The entries of one virtual host, in order.
+#[derive(Debug, Default)]
+struct Shard {
+    entries: BTreeMap<Rank, Entry>,
+    built: Option<Arc<Host>>,
+}
+
+/// All routes on one listener.
+#[derive(Debug, Default)]
+struct Place {
+    /// The most senior first.
+    guests: BTreeMap<GuestKey, Guest>,
+    /// Those that left since the last decision; most come back as they were.
+    departed: BTreeMap<GuestKey, Guest>,
+    /// Someone came who was not there before.
+    newcomers: bool,
+    /// How many have a rival.
+    losers: usize,
+    attached: usize,
+    of_kind: [usize; 2],
+    /// The most specific hostname first.
+    shards: BTreeMap<Reverse<HostPattern>, Shard>,
+    hosts: Vec<Arc<Host>>,
+}
+
+/// Where a route's entries are, to find them again.
+#[derive(Debug)]
+struct Placed {
+    listener: ListenerId,
+    hostname: HostPattern,
+    ranks: Vec<Rank>,
+}
+
+/// All listeners, by name, and what has changed on them since [`Places::settle`].
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    places: BTreeMap<ListenerId, Place>,
+    placed: BTreeMap<ObjectKey, Vec<Placed>>,
+    stirred: BTreeSet<ListenerId>,
+    changed_shards: BTreeSet<(ListenerId, HostPattern)>,
+}
+
+impl Places {
+    /// Lets a route in on the listeners that take it; who may stay is for [`Places::decide`] to say.
+    pub(crate) fn enter(&mut self, route: &RouteNode) {
+        let kind = route.rule_kind();
+        for (listener, hostnames) in route.bindings() {
+            let place = self.places.entry(listener.clone()).or_default();
+            let key = (Arc::clone(&route.seniority), route.object.key().clone());
+            let hostnames: BTreeSet<_> = hostnames.keys().cloned().collect();
+            // Who comes back with the same hostnames changes nothing for anyone.
+            let before = place.departed.remove(&key).filter(|before| before.hostnames == hostnames);
+            place.newcomers |= before.is_none();
+            let rival = before.and_then(|before| before.rival);
+            place.add(key, Guest { kind, hostnames, rival, counts: !route.is_refused });
+            self.stirred.insert(listener.clone());
+        }
+    }
+
+    /// Takes a route off all listeners.
+    pub(crate) fn leave(&mut self, route: &RouteNode) {
+        self.clear(route.object.key());
+        let guest = (Arc::clone(&route.seniority), route.object.key().clone());
+        for listener in route.bindings().into_keys() {
+            let Some(place) = self.places.get_mut(listener) else { continue };
+            if let Some(gone) = place.take(&guest) {
+                place.departed.insert(guest.clone(), gone);
+                self.stirred.insert(listener.clone());
+            }
+        }
+    }
+
+    /// Settles who may stay on the listeners that routes entered or left. Returns the routes for which that
+    /// turned out otherwise than before.
+    pub(crate) fn decide(&mut self) -> BTreeSet<ObjectKey> {
+        let mut turned = BTreeSet::new();
+        for listener in &self.stirred {
+            if let Some(place) = self.places.get_mut(listener) {
+                place.decide(&mut turned);
+            }
+        }
+        turned
+    }
+
+    /// The listeners on which the number of routes may have changed.
+    pub(crate) fn stirred(&mut self) -> BTreeSet<ListenerId> {
+        let stirred = std::mem::take(&mut self.stirred);
+        for listener in &stirred {
+            if self
+                .places
+                .get(listener)
+                .is_some_and(|place| place.guests.is_empty() && place.shards.is_empty())
+            {
+                self.places.remove(listener);
+            }
+        }
+        stirred
+    }
+
+    /// Removes a route's entries.
+    pub(crate) fn clear(&mut self, route: &ObjectKey) {
+        for Placed { listener, hostname, ranks } in self.placed.remove(route).unwrap_or_default() {
+            let Some(place) = self.places.get_mut(&listener) else { continue };
+            if let Some(shard) = place.shards.get_mut(&Reverse(hostname.clone())) {
+                for rank in &ranks {
+                    shard.entries.remove(rank);
+                }
+                self.changed_shards.insert((listener, hostname));
+            }
+        }
+    }
+
+    /// Adds a route's entries on the listeners where it may stay and that `is_planned`. Returns whether
+    /// there are any.
+    pub(crate) fn fill(
+        &mut self,
+        route: &RouteNode,
+        draft: &Draft,
+        is_planned: impl Fn(&ListenerId) -> bool,
+    ) -> bool {
+        let Some(kind) = route.rule_kind() else { return false };
+        let guest = (Arc::clone(&route.seniority), route.object.key().clone());
+        let mut placed = Vec::new();
+        for (listener, hostnames) in route.bindings() {
+            let Some(place) = self.places.get_mut(listener) else { continue };
+            let stays = place.guests.get(&guest).is_some_and(|guest| guest.rival.is_none());
+            if !stays || !is_planned(listener) {
+                continue;
+            }
+            for (hostname, own) in hostnames {
+                let shard = place.shards.entry(Reverse(hostname.clone())).or_default();
+                let mut ranks = Vec::new();
+                for rule in &draft.rules {
+                    for matched in &rule.matches {
+                        let rank = Rank {
+                            hostname: own.clone(),
+                            specificity: matched.specificity,
+                            seniority: Arc::clone(&route.seniority),
+                            kind,
+                            rule: rule.index,
+                            match_index: matched.index,
+                        };
+                        shard.entries.insert(rank.clone(), matched.entry(&rule.rule, own));
+                        ranks.push(rank);
+                    }
+                }
+                self.changed_shards.insert((listener.clone(), hostname.clone()));
+                placed.push(Placed { listener: listener.clone(), hostname: hostname.clone(), ranks });
+            }
+        }
+        let any = placed.iter().any(|placed| !placed.ranks.is_empty());
+        if !placed.is_empty() {
+            self.placed.insert(route.object.key().clone(), placed);
+        }
+        any
+    }
+
+    /// Builds the virtual hosts anew whose entries changed. Returns the listeners that have other hosts now.
+    pub(crate) fn settle(&mut self) -> BTreeSet<ListenerId> {
+        let mut changed = BTreeSet::new();
+        for (listener, hostname) in std::mem::take(&mut self.changed_shards) {
+            let Some(place) = self.places.get_mut(&listener) else { continue };
+            let key = Reverse(hostname);
+            let Some(shard) = place.shards.get_mut(&key) else { continue };
+            if shard.entries.is_empty() {
+                place.shards.remove(&key);
+                changed.insert(listener);
+                continue;
+            }
+            let Reverse(hostname) = key;
+            let host = Host { hostname, entries: shard.entries.values().cloned().collect() };
+            if shard.built.as_deref() != Some(&host) {
+                shard.built = Some(Arc::new(host));
+                changed.insert(listener);
+            }
+        }
+        for listener in &changed {
+            if let Some(place) = self.places.get_mut(listener) {
+                place.hosts = place.shards.values().filter_map(|shard| shard.built.clone()).collect();
+                if place.guests.is_empty() && place.shards.is_empty() {
+                    self.places.remove(listener);
+                }
+            }
+        }
+        changed
+    }
+
+    /// The routes that a listener takes, whether they may stay or not.
+    pub(crate) fn guests(&self, listener: &ListenerId) -> impl Iterator<Item = &ObjectKey> {
+        self.places.get(listener).into_iter().flat_map(|place| place.guests.keys().map(|(_, key)| key))
+    }
+
+    /// How many routes are attached to a listener.
+    pub(crate) fn attached(&self, listener: &ListenerId) -> usize {
+        self.places.get(listener).map_or(0, |place| place.attached)
+    }
+
+    /// The route of the other kind that keeps this one off a listener.
+    pub(crate) fn rival(&self, listener: &ListenerId, route: &RouteNode) -> Option<Arc<str>> {
+        let guest = (Arc::clone(&route.seniority), route.object.key().clone());
+        self.places.get(listener)?.guests.get(&guest)?.rival.clone()
+    }
+
+    /// The virtual hosts of a listener, the most specific first.
+    pub(crate) fn hosts(&self, listener: &ListenerId) -> Vec<Arc<Host>> {
+        self.places.get(listener).map(|place| place.hosts.clone()).unwrap_or_default()
+    }
+}
+
+impl Place {
+    fn add(&mut self, key: GuestKey, guest: Guest) {
+        if let Some(kind) = guest.kind {
+            self.of_kind[usize::from(kind == RuleKind::Grpc)] += 1;
+        }
+        self.losers += usize::from(guest.rival.is_some());
+        self.attached += usize::from(guest.is_attached());
+        self.guests.insert(key, guest);
+    }
+
+    fn take(&mut self, key: &GuestKey) -> Option<Guest> {
+        let guest = self.guests.remove(key)?;
+        if let Some(kind) = guest.kind {
+            self.of_kind[usize::from(kind == RuleKind::Grpc)] -= 1;
+        }
+        self.losers -= usize::from(guest.rival.is_some());
+        self.attached -= usize::from(guest.is_attached());
+        Some(guest)
+    }
+
+    fn decide(&mut self, turned: &mut BTreeSet<ObjectKey>) {
+        let departed = !std::mem::take(&mut self.departed).is_empty();
+        let stirred = std::mem::take(&mut self.newcomers) || departed;
+        let contested = self.of_kind.iter().all(|count| *count > 0);
+        if !stirred || (!contested && self.losers == 0) {
+            return;
+        }
+        let mut contest = Contest::new();
+        let mut rivals: Vec<Option<Arc<str>>> = Vec::with_capacity(self.guests.len());
+        let mut stayed: Vec<(RuleKind, &BTreeSet<HostPattern>, &ObjectKey)> = Vec::new();
+        for ((_, key), guest) in &self.guests {
+            let Some(kind) = guest.kind else {
+                rivals.push(None);
+                continue;
+            };
+            if contest.enter(kind, guest.hostnames.iter()) {
+                stayed.push((kind, &guest.hostnames, key));
+                rivals.push(None);
+                continue;
+            }
+            let rival = stayed.iter().find(|(other, hostnames, _)| {
+                *other != kind
+                    && hostnames.iter().any(|a| guest.hostnames.iter().any(|b| a.intersect(b).is_some()))
+            });
+            rivals.push(rival.map(|(_, _, key)| key.to_string().into()));
+        }
+        (self.attached, self.losers) = (0, 0);
+        for (((_, key), guest), rival) in self.guests.iter_mut().zip(rivals) {
+            if guest.rival != rival {
+                guest.rival = rival;
+                turned.insert(key.clone());
+            }
+            self.losers += usize::from(guest.rival.is_some());
+            self.attached += usize::from(guest.is_attached());
+        }
+    }
+}
+
+impl Guest {
+    fn is_attached(&self) -> bool {
+        self.counts && self.rival.is_none()
+    }
+}

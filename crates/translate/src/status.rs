@@ -1,0 +1,93 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use portway_api::gateway::{
+    Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteStatus,
+};
+use portway_api::object::ObjectKey;
+use serde::Serialize;
+
+/// The status of one object, as the API would show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// Of a GatewayClass.
+    GatewayClass(GatewayClassStatus),
+    /// Of a Gateway.
+    Gateway(GatewayStatus),
+    /// Of a ListenerSet.
+    ListenerSet(ListenerSetStatus),
+    /// Of an HTTPRoute, GRPCRoute, TLSRoute, TCPRoute or UDPRoute.
+    Route(RouteStatus),
+}
+
+impl Status {
+    /// The conditions of the object as a whole; none for routes, whose conditions are per parent.
+    pub fn conditions(&self) -> &[Condition] {
+        match self {
+            Self::GatewayClass(status) => &status.conditions,
+            Self::Gateway(status) => &status.conditions,
+            Self::ListenerSet(status) => &status.conditions,
+            Self::Route(_) => &[],
+        }
+    }
+
+    /// The listeners of a Gateway or ListenerSet; none for other kinds.
+    pub fn listeners(&self) -> &[ListenerStatus] {
+        match self {
+            Self::Gateway(status) => &status.listeners,
+            Self::ListenerSet(status) => &status.listeners,
+            Self::GatewayClass(_) | Self::Route(_) => &[],
+        }
+    }
+
+    /// The status of a route.
+    pub fn route(&self) -> Option<&RouteStatus> {
+        match self {
+            Self::Route(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+/// The statuses of all objects that Portway has something to say about: its own classes, their Gateways with
+/// their ListenerSets, and the routes that name these as parents.
+///
+/// A route's status holds the entries of other controllers too, as they are on the object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statuses(pub(crate) Arc<BTreeMap<ObjectKey, Arc<Status>>>);
+
+impl Statuses {
+    /// The status of an object.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<Status>> {
+        self.0.get(key)
+    }
+
+    /// All statuses, in order of kind, namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Status>)> {
+        self.0.iter()
+    }
+
+    /// How many objects have a status.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no object has a status.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn set(&mut self, key: &ObjectKey, status: Option<Status>) {
+        match status {
+            Some(status) if self.0.get(key).is_some_and(|known| **known == status) => {}
+            Some(status) => {
+                Arc::make_mut(&mut self.0).insert(key.clone(), Arc::new(status));
+            }
+            None if self.0.contains_key(key) => {
+                Arc::make_mut(&mut self.0).remove(key);
+            }
+            None => {}
+        }
+    }
+}

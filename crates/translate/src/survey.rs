@@ -1,0 +1,231 @@
+//! All that routes attach to: GatewayClasses, Gateways, ListenerSets and their listeners.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portway_api::core::Secret;
+use portway_api::gateway::{Gateway, ListenerSet};
+use portway_api::object::{KindId, Metadata, ObjectKey};
+use portway_plan::{Certificate, CertificateKey, HostPattern};
+use portway_store::{Resources, Stored};
+
+use crate::attach::{ListenerView, ParentView};
+use crate::class::ClassNode;
+use crate::listener::{Finding, ListenerNode};
+use crate::precedence::Seniority;
+use crate::{Options, certificate, class, contest, gateway, listenerset};
+
+/// A Gateway of one of Portway's classes, examined.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayNode {
+    pub(crate) object: Arc<Stored<Gateway>>,
+    /// Why the Gateway as a whole is not accepted.
+    pub(crate) refused: Option<Finding>,
+    /// The addresses to bind; `None` for all.
+    pub(crate) addresses: Vec<Option<IpAddr>>,
+    /// An address that the machine does not have.
+    pub(crate) unusable: Option<Finding>,
+    /// References of the Gateway itself that cannot be followed.
+    pub(crate) unresolved: Option<Finding>,
+    pub(crate) ignored: Vec<String>,
+    pub(crate) listeners: Vec<ListenerNode>,
+    /// The ListenerSets that name it, the most senior first, whether it lets them attach or not.
+    pub(crate) sets: Vec<SetNode>,
+}
+
+impl GatewayNode {
+    /// Its own listeners and those of the sets that are let in.
+    pub(crate) fn merged(&self) -> impl Iterator<Item = &ListenerNode> {
+        let sets = self.sets.iter().filter(|set| set.refused.is_none());
+        self.listeners.iter().chain(sets.flat_map(|set| &set.listeners))
+    }
+}
+
+/// A ListenerSet of such a Gateway, examined.
+#[derive(Clone, Debug)]
+pub(crate) struct SetNode {
+    pub(crate) object: Arc<Stored<ListenerSet>>,
+    /// Why it may not attach.
+    pub(crate) refused: Option<Finding>,
+    pub(crate) listeners: Vec<ListenerNode>,
+}
+
+/// What was found, all at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Survey {
+    /// Portway's classes.
+    pub(crate) classes: BTreeMap<Arc<str>, ClassNode>,
+    /// The most senior first.
+    pub(crate) gateways: Vec<GatewayNode>,
+    /// Where each of them is in `gateways`.
+    pub(crate) places: BTreeMap<ObjectKey, usize>,
+    /// The Gateway of each ListenerSet.
+    pub(crate) owners: BTreeMap<ObjectKey, ObjectKey>,
+    /// What routes see of Gateways and ListenerSets.
+    pub(crate) parents: BTreeMap<ObjectKey, Arc<ParentView>>,
+    /// The certificates that are served.
+    pub(crate) certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    /// The Secrets that were asked for, there or not.
+    pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// When the first of the certificates expires, in seconds of Unix time.
+    pub(crate) expires: Option<i64>,
+}
+
+/// What the survey works with.
+pub(crate) struct Surveyor<'a> {
+    pub(crate) resources: &'a Resources,
+    pub(crate) options: &'a Options,
+    /// Secrets that have been read, for the next survey too.
+    pub(crate) read: &'a mut BTreeMap<CertificateKey, certificate::Read>,
+    pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
+    expires: Option<i64>,
+    /// The Gateway whose listeners, or whose sets' listeners, are being examined.
+    pub(crate) gateway: ObjectKey,
+}
+
+impl Surveyor<'_> {
+    /// Whether a certificate can be served.
+    pub(crate) fn certificate(
+        &mut self,
+        key: &CertificateKey,
+        secret: &Arc<Stored<Secret>>,
+    ) -> Result<(), String> {
+        let known = self.read.get(key).filter(|read| Arc::ptr_eq(&read.secret, secret));
+        let result = match known {
+            Some(read) => read.result.clone(),
+            None => {
+                let result = certificate::read(secret).map(Arc::new);
+                let read = certificate::Read { secret: Arc::clone(secret), result: result.clone() };
+                self.read.insert(key.clone(), read);
+                result
+            }
+        };
+        let not_after = result?.not_after;
+        if not_after < self.options.now.0.unix_timestamp() {
+            let when = time::OffsetDateTime::from_unix_timestamp(not_after)
+                .map_or_else(|_| not_after.to_string(), |at| portway_api::object::Time(at).to_string());
+            return Err(format!("the certificate expired at {when}"));
+        }
+        self.expires = Some(self.expires.map_or(not_after, |first| first.min(not_after)));
+        Ok(())
+    }
+}
+
+/// The age and name of an object.
+pub(crate) fn seniority(metadata: &Metadata) -> Seniority {
+    let created = metadata.creation_timestamp.map(|time| time.0.unix_timestamp());
+    Seniority::new(created, &metadata.namespace, &metadata.name)
+}
+
+/// Surveys everything.
+pub(crate) fn survey(
+    resources: &Resources,
+    options: &Options,
+    read: &mut BTreeMap<CertificateKey, certificate::Read>,
+) -> Survey {
+    let mut survey = Survey { classes: class::ours(resources, options), ..Survey::default() };
+    let mut surveyor = Surveyor {
+        resources,
+        options,
+        read,
+        secrets: BTreeSet::new(),
+        expires: None,
+        gateway: ObjectKey::new(KindId::Gateway, "", ""),
+    };
+    let mut gateways: Vec<_> = resources
+        .all::<Gateway>()
+        .filter(|gateway| survey.classes.contains_key(gateway.spec.gateway_class_name.as_str()))
+        .collect();
+    gateways.sort_by_cached_key(|gateway| seniority(&gateway.metadata));
+    let mut sets = listenerset::by_gateway(resources);
+    for object in gateways {
+        surveyor.gateway = object.key.clone();
+        let class = survey.classes.get(object.spec.gateway_class_name.as_str());
+        let mut node =
+            gateway::examine(object, class.and_then(|class| class.refused.as_ref()), &mut surveyor);
+        for set in sets.remove(&object.key).unwrap_or_default() {
+            survey.owners.insert(set.key.clone(), object.key.clone());
+            node.sets.push(listenerset::examine(set, &node, &mut surveyor));
+        }
+        survey.places.insert(object.key.clone(), survey.gateways.len());
+        survey.gateways.push(node);
+    }
+    (survey.secrets, survey.expires) = (surveyor.secrets, surveyor.expires);
+    let mut contest = contest::Contest::default();
+    for node in survey.gateways.iter_mut().filter(|node| node.refused.is_none()) {
+        contest.enter(&node.addresses, &mut node.listeners);
+        for set in node.sets.iter_mut().filter(|set| set.refused.is_none()) {
+            contest.enter(&node.addresses, &mut set.listeners);
+        }
+    }
+    find_overlaps(&mut survey.gateways);
+    for node in &mut survey.gateways {
+        gateway::mark_unavailable(node, options);
+        view(node, &mut survey.parents);
+    }
+    survey.certificates = served(&survey.gateways, read);
+    read.retain(|key, _| {
+        let (namespace, name) = key.0.split_once('/').unwrap_or_default();
+        survey.secrets.contains(&(Arc::from(namespace), Arc::from(name)))
+    });
+    survey
+}
+
+/// The certificates of all listeners in the plan.
+fn served(
+    gateways: &[GatewayNode],
+    read: &BTreeMap<CertificateKey, certificate::Read>,
+) -> BTreeMap<CertificateKey, Arc<Certificate>> {
+    let planned = gateways
+        .iter()
+        .filter(|gateway| gateway.refused.is_none())
+        .flat_map(GatewayNode::merged)
+        .filter(|node| node.is_planned());
+    planned
+        .flat_map(|node| &node.certificates)
+        .filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))))
+        .collect()
+}
+
+fn find_overlaps(gateways: &mut [GatewayNode]) {
+    let addresses: BTreeSet<_> = gateways.iter().flat_map(|node| node.addresses.iter().copied()).collect();
+    for address in addresses {
+        let bound = gateways
+            .iter_mut()
+            .filter(|node| node.refused.is_none() && node.addresses.contains(&address))
+            .flat_map(|node| {
+                let sets = node.sets.iter_mut().filter(|set| set.refused.is_none());
+                node.listeners.iter_mut().chain(sets.flat_map(|set| set.listeners.iter_mut()))
+            });
+        contest::mark_overlaps(&mut bound.collect::<Vec<_>>());
+    }
+}
+
+/// What routes see of a Gateway and its sets. Whether a listener is accepted does not matter to it
+/// (ListenerStatus `attachedRoutes`).
+fn view(node: &GatewayNode, parents: &mut BTreeMap<ObjectKey, Arc<ParentView>>) {
+    let views = |listeners: &[ListenerNode]| -> Vec<ListenerView> {
+        listeners
+            .iter()
+            .map(|node| ListenerView {
+                id: node.id.clone(),
+                port: node.port,
+                hostname: node
+                    .protocol
+                    .filter(|protocol| protocol.has_hostnames())
+                    .map_or(HostPattern::Any, |_| node.hostname.clone()),
+                protocol: node.protocol,
+                kinds: node.kinds.clone(),
+                namespaces: node.namespaces.clone(),
+            })
+            .collect()
+    };
+    let own = ParentView { listeners: views(&node.listeners), refused: None };
+    parents.insert(node.object.key.clone(), Arc::new(own));
+    for set in &node.sets {
+        let refused = set.refused.as_ref().map(|finding| finding.message.clone());
+        let listeners = if refused.is_some() { Vec::new() } else { views(&set.listeners) };
+        parents.insert(set.object.key.clone(), Arc::new(ParentView { listeners, refused }));
+    }
+}

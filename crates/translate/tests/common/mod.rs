@@ -1,0 +1,169 @@
+//! What the tests of this crate share: goldens' inputs, and a readable form of translations.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::path::PathBuf;
+
+use portway_api::gateway::{Condition, ListenerStatus};
+use portway_api::object::Time;
+use portway_store::{Loaded, Resources};
+use portway_translate::{Options, Status, Translation};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+/// The line between a golden's input and what is expected of it.
+pub(crate) const MARK: &str = "# --- expected\n";
+
+/// A fixed moment: 2026-11-23T00:00:00Z.
+pub(crate) fn options() -> Options {
+    Options::new(Time(OffsetDateTime::from_unix_timestamp(1_795_392_000).unwrap()))
+}
+
+/// All goldens, by path.
+pub(crate) fn goldens() -> Vec<(PathBuf, String)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/translate");
+    let mut found = Vec::new();
+    for feature in std::fs::read_dir(&root).unwrap() {
+        for case in std::fs::read_dir(feature.unwrap().path()).unwrap() {
+            let path = case.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The input of a golden.
+pub(crate) fn input(text: &str) -> &str {
+    text.split(MARK).next().unwrap()
+}
+
+/// Options that a golden sets in lines `# option NAME: VALUE`.
+pub(crate) fn options_of(text: &str) -> Options {
+    let mut options = options();
+    let settings = text.lines().filter_map(|line| line.strip_prefix("# option ")?.split_once(": "));
+    for (name, value) in settings {
+        match name {
+            "addresses" => options.addresses = value.split(' ').map(|ip| ip.parse().unwrap()).collect(),
+            "localAddresses" => {
+                options.local_addresses = Some(value.split(' ').map(|ip| ip.parse().unwrap()).collect());
+            }
+            "unavailable" => {
+                let (port, why) = value.split_once(' ').unwrap();
+                options.unavailable.insert((None, port.parse().unwrap()), why.to_owned());
+            }
+            other => panic!("no option {other}"),
+        }
+    }
+    options
+}
+
+/// Reads documents; all of them must be valid.
+pub(crate) fn resources(name: &str, text: &str) -> Resources {
+    let loaded = Loaded::from_documents(name, text);
+    let errors: Vec<_> = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    loaded.resources
+}
+
+/// A translation as people like to read it.
+pub(crate) fn readable(translation: &Translation) -> String {
+    let mut plan = serde_json::to_value(&*translation.plan).unwrap();
+    if let Some(certificates) = plan["certificates"].as_object_mut() {
+        for certificate in certificates.values_mut() {
+            // The bytes of certificates tell nobody anything.
+            certificate.as_object_mut().unwrap().retain(|key, _| key == "names" || key == "notAfter");
+        }
+    }
+    let statuses: Map<String, Value> =
+        translation.statuses.iter().map(|(key, status)| (key.to_string(), readable_status(status))).collect();
+    let mut problems = Map::new();
+    for (key, problem) in translation.problems.iter() {
+        let line = format!("{}: {}: {}", problem.path, problem.reason, problem.message);
+        let list = problems.entry(key.to_string()).or_insert_with(|| json!([]));
+        list.as_array_mut().unwrap().push(line.into());
+    }
+    let mut all = json!({"plan": plan, "statuses": statuses, "problems": problems});
+    compact(&mut all);
+    serde_saphyr::to_string(&all).unwrap()
+}
+
+fn readable_status(status: &Status) -> Value {
+    let mut out = serde_json::to_value(status).unwrap();
+    let listeners = |list: &[ListenerStatus]| -> Value {
+        list.iter()
+            .map(|listener| {
+                json!({
+                    "name": listener.name,
+                    "attachedRoutes": listener.attached_routes,
+                    "supportedKinds": listener.supported_kinds.iter().map(|kind| &kind.kind).collect::<Vec<_>>(),
+                    "conditions": conditions(&listener.conditions),
+                })
+            })
+            .collect()
+    };
+    match status {
+        Status::GatewayClass(status) => {
+            out["supportedFeatures"] = status.supported_features.len().into();
+            out["conditions"] = conditions(&status.conditions);
+        }
+        Status::Gateway(_) | Status::ListenerSet(_) => {
+            out["conditions"] = conditions(status.conditions());
+            out["listeners"] = listeners(status.listeners());
+        }
+        Status::Route(status) => {
+            let parents = status.parents.iter().map(|parent| {
+                let mut reference = serde_json::to_value(&parent.parent_ref).unwrap();
+                reference.as_object_mut().unwrap().retain(|key, _| key != "group");
+                json!({
+                    "parentRef": reference,
+                    "controllerName": parent.controller_name,
+                    "conditions": conditions(&parent.conditions),
+                })
+            });
+            out["parents"] = parents.collect();
+        }
+    }
+    out
+}
+
+fn conditions(list: &[Condition]) -> Value {
+    list.iter()
+        .map(|condition| {
+            let Condition { type_, status, reason, message, observed_generation, .. } = condition;
+            let generation = observed_generation.unwrap_or_default();
+            Value::from(format!("{type_}={status} {reason} (generation {generation}): {message}"))
+        })
+        .collect()
+}
+
+/// Drops what is empty, and writes sources on one line.
+fn compact(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if let (Some(object), Some(path), true) = (map.get("object"), map.get("path"), map.len() == 3) {
+                let section = map.get("section").and_then(Value::as_str);
+                let section = section.map(|name| format!(" ({name})")).unwrap_or_default();
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                *value = format!(
+                    "{} {}/{} {}{section}",
+                    text(&object["kind"]),
+                    text(&object["namespace"]),
+                    text(&object["name"]),
+                    text(path)
+                )
+                .into();
+                return;
+            }
+            map.values_mut().for_each(compact);
+            map.retain(|_, value| match value {
+                Value::Null => false,
+                Value::Array(list) => !list.is_empty(),
+                Value::Object(map) => !map.is_empty(),
+                _ => true,
+            });
+        }
+        Value::Array(list) => list.iter_mut().for_each(compact),
+        _ => {}
+    }
+}
