@@ -127,10 +127,11 @@ impl Diagnostic {
     #[must_use]
     pub fn at(mut self, source: &Source, span: Span, show_line: bool) -> Self {
         let position = source.position(span.start);
-        let line = source.line(position.line);
-        let start = position.column.saturating_sub(1) as usize;
-        let meant = source.slice(span).lines().next().map_or(0, |l| l.trim_end().chars().count());
-        let length = meant.clamp(1, line.chars().count().saturating_sub(start).max(1));
+        let (line, start) = source.line_at(span.start);
+        // Never counted to the end of a line, which may be a whole file long.
+        let meant = source.slice(span).lines().next().unwrap_or("").trim_end();
+        let room = line[start..].chars().take(LENGTH).count();
+        let length = meant.chars().take(LENGTH).count().min(room).max(1);
         self.file = Some(source.name_arc());
         self.line = position.line;
         self.column = position.column;
@@ -208,26 +209,25 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// How much of a line is shown on each side of the caret's start.
+/// The longest underlining.
+const LENGTH: usize = 1000;
+
+/// How much of a line is shown on each side of the caret's start, in characters.
 const BEFORE: usize = 60;
 const AFTER: usize = 80;
 
 impl Snippet {
+    /// Cuts the surroundings of the byte `start` out of a line.
     fn cut(line: &str, start: usize, length: usize) -> Self {
-        let from = start.saturating_sub(BEFORE);
-        let mut rest = line.chars().skip(from).map(visible);
-        let mut text: String = rest.by_ref().take(start - from + AFTER).collect();
-        let shown = text.chars().count();
-        let mut caret = start - from;
-        if from > 0 {
-            text.insert(0, '…');
-            caret += 1;
-        }
-        if rest.next().is_some() {
-            text.push('…');
-        }
-        let room = shown.saturating_sub(start - from).max(1);
-        Self { text: text.trim_end().to_owned(), caret, length: length.min(room) }
+        let (before, after) = line.split_at(start);
+        let from = before.char_indices().rev().take(BEFORE).last().map_or(start, |(at, _)| at);
+        let to = after.char_indices().nth(AFTER).map_or(line.len(), |(at, _)| start + at);
+        let lead = if from > 0 { "…" } else { "" };
+        let trail = if to < line.len() { "…" } else { "" };
+        let caret = lead.chars().count() + line[from..start].chars().count();
+        let room = line[start..to].chars().count().max(1);
+        let text: String = line[from..to].chars().map(visible).collect();
+        Self { text: format!("{lead}{}{trail}", text.trim_end()), caret, length: length.min(room) }
     }
 }
 

@@ -73,26 +73,27 @@ impl Source {
         self.text.get(span.start as usize..span.end as usize).unwrap_or("")
     }
 
-    /// Where a byte is.
+    /// Where a byte is. Beyond the first 64 KiB of a line, columns count bytes: a line may be a whole file long.
     pub fn position(&self, offset: u32) -> Position {
         let starts = self.line_starts();
         let line = starts.partition_point(|&start| start <= offset).max(1);
         let before = self.text.get(starts[line - 1] as usize..offset as usize).unwrap_or("");
-        let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
+        let before = before.trim_start_matches('\u{feff}');
+        let counted = before.floor_char_boundary(COUNTED);
+        let column = before[..counted].chars().count() + (before.len() - counted) + 1;
         Position { line: saturate(line), column: saturate(column) }
     }
 
-    /// A line by its number from 1, without its line break; empty when there is none such.
-    pub fn line(&self, number: u32) -> &str {
+    /// The line that a byte is in, without its line break, and where in it the byte is.
+    pub(crate) fn line_at(&self, offset: u32) -> (&str, usize) {
         let starts = self.line_starts();
-        let at = (number as usize).wrapping_sub(1);
-        let Some(&start) = starts.get(at) else { return "" };
-        let end = starts.get(at + 1).map_or(self.text.len(), |&end| end as usize);
-        self.text
-            .get(start as usize..end)
-            .unwrap_or("")
-            .trim_end_matches(['\n', '\r'])
-            .trim_start_matches('\u{feff}')
+        let line = starts.partition_point(|&start| start <= offset).max(1);
+        let start = starts[line - 1] as usize;
+        let end = starts.get(line).map_or(self.text.len(), |&end| end as usize);
+        let whole = self.text.get(start..end).unwrap_or("").trim_end_matches(['\n', '\r']);
+        let text = whole.trim_start_matches('\u{feff}');
+        let at = (offset as usize).saturating_sub(start + (whole.len() - text.len()));
+        (text, text.floor_char_boundary(at))
     }
 
     fn line_starts(&self) -> &[u32] {
@@ -109,16 +110,18 @@ impl Source {
     }
 
     /// Whether the document around `offset` may be a Secret, judged by its text alone, since it could not be
-    /// parsed. Errs towards yes.
+    /// parsed. Errs towards yes. Takes as long as the document.
     fn may_be_secret(&self, offset: u32) -> bool {
-        let at = (offset as usize).min(self.text.len());
-        let (before, after) = self.text.as_bytes().split_at(at);
-        let marker = |window: &[u8]| window == b"\n---";
-        let start = before.windows(4).rposition(marker).unwrap_or(0);
-        let end = after.windows(4).position(marker).map_or(self.text.len(), |found| at + found);
-        self.text.as_bytes()[start..end].windows(6).any(|window| window == b"Secret")
+        let at = self.text.floor_char_boundary(offset as usize);
+        let (before, after) = self.text.split_at(at);
+        let start = before.rfind("\n---").unwrap_or(0);
+        let end = after.find("\n---").map_or(self.text.len(), |found| at + found);
+        self.text[start..end].contains("Secret")
     }
 }
+
+/// How far into a line its characters are counted, in bytes.
+const COUNTED: usize = 64 << 10;
 
 fn saturate(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)

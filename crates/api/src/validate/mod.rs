@@ -110,7 +110,7 @@ impl Validator {
     /// Validates one object. `old` is what validation made of the object's previous version, if there is one:
     /// some rules compare the two.
     pub fn validate(&self, document: &Document, old: Option<&Value>) -> Validated {
-        let mut findings = Findings { secret: document.value()["kind"] == "Secret", ..Findings::default() };
+        let mut findings = Findings { secret: may_be_secret(document.value()), ..Findings::default() };
         let mut value = document.value().clone();
         let known = self.run(&mut value, old, &mut findings);
         let object = name(document.value(), &value);
@@ -223,12 +223,23 @@ impl Validator {
     }
 }
 
+/// More findings about one file would help nobody.
+const MOST_PER_FILE: usize = 1000;
+
 /// Validates a file's text, each object by itself; what `portway check` prints before it looks at how the
 /// objects fit together.
 pub fn check(validator: &Validator, name: &str, bytes: &[u8]) -> Vec<Diagnostic> {
     let yaml::Parsed { documents, mut diagnostics } = yaml::parse(name, bytes);
-    for document in &documents {
+    for (nth, document) in documents.iter().enumerate() {
         diagnostics.extend(validator.validate(document, None).diagnostics);
+        if diagnostics.len() >= MOST_PER_FILE {
+            let left = documents.len() - nth - 1;
+            let stopped = format!("too many findings: the file's last {left} objects were not checked");
+            diagnostics.truncate(MOST_PER_FILE);
+            diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+            diagnostics.push(Diagnostic::error(stopped).in_file(name));
+            return diagnostics;
+        }
     }
     diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
     diagnostics
@@ -331,6 +342,14 @@ fn name(given: &Value, validated: &Value) -> String {
     }
 }
 
+/// Whether the object is, or may be meant to be, a Secret.
+fn may_be_secret(object: &Value) -> bool {
+    match object.get("kind").and_then(Value::as_str) {
+        Some(kind) => kind.to_lowercase().contains("secret"),
+        None => object.get("data").is_some() || object.get("stringData").is_some(),
+    }
+}
+
 /// Whether what looked like an unquoted boolean stands in quotes.
 fn is_refuted(finding: &Finding, document: &Document) -> bool {
     let location = document.locate(&finding.path);
@@ -368,7 +387,7 @@ pub fn diagnose(
     message: impl Into<String>,
     hint: Option<String>,
 ) -> Diagnostic {
-    let secret = document.value()["kind"] == "Secret";
+    let secret = may_be_secret(document.value());
     let object = name(document.value(), document.value());
     let hint = hint.map_or(Hint::None, Hint::Text);
     let finding = Finding { severity, path: path.clone(), message: message.into(), hint, at_key: false };

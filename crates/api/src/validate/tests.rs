@@ -205,6 +205,9 @@ fn bounds_and_lists_are_checked() {
 fn findings_about_one_object_are_bounded_and_so_is_what_they_show() {
     let junk: String = (0..5000).map(|n| format!("junk{n}: 1\n")).collect();
     assert_eq!(lines(&route(&junk)).len(), 50);
+    let many = lines(&format!("{}---\n", route(&junk)).repeat(30));
+    assert_eq!(many.len(), 1001);
+    assert_eq!(many[1000], " error: too many findings: the file's last 10 objects were not checked");
     let found = lines(&route(&format!("hostnames: ['{}']\n", "!".repeat(200))));
     assert!(found[0].len() < 500 && found[0].contains('…'), "{found:?}");
 }

@@ -1,5 +1,6 @@
 //! Parser events → documents.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub(super) fn build(source: &Arc<Source>, limits: &Limits) -> (Vec<Document>, Ve
         root: None,
         anchors: HashMap::new(),
         failed: false,
+        secret: Cell::new(None),
         total_nodes: 0,
         alias_nodes: 0,
         alias_bytes: 0,
@@ -87,6 +89,8 @@ struct Builder<'a> {
     anchors: HashMap<usize, Anchored>,
     /// The document has an error that does not hinder reading on, such as a duplicate key.
     failed: bool,
+    /// Whether the document may be a Secret, once that was asked.
+    secret: Cell<Option<bool>>,
     total_nodes: usize,
     alias_nodes: usize,
     alias_bytes: usize,
@@ -175,6 +179,7 @@ impl Builder<'_> {
         self.anchors.clear();
         self.root = None;
         self.failed = false;
+        self.secret.set(None);
     }
 
     fn end_document(&mut self) {
@@ -190,7 +195,9 @@ impl Builder<'_> {
     }
 
     fn at(&self, span: Span, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::error(message).at(self.source, span, !self.source.may_be_secret(span.start))
+        let secret = self.secret.get().unwrap_or_else(|| self.source.may_be_secret(span.start));
+        self.secret.set(Some(secret));
+        Diagnostic::error(message).at(self.source, span, !secret)
     }
 
     fn syntax(&self, error: &ScanError) -> Stop {

@@ -200,11 +200,12 @@ fn a_secret_that_cannot_be_parsed_is_not_printed() {
     assert!(!parsed.diagnostics[1].render(false).contains("hunter2"));
 }
 
-/// Hostile inputs must end in an error soon; the bound is generous for slow machines and debug builds.
+/// Hostile inputs must end in an error soon. The bound is for debug builds on busy machines; what it is there to
+/// catch would take hours.
 fn refused(what: &str, bytes: &[u8], message: &str) {
     let start = Instant::now();
     let parsed = parse("t.yaml", bytes);
-    assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", start.elapsed());
     let error = parsed.diagnostics.first().map(Diagnostic::one_line).unwrap_or_default();
     assert!(error.contains(message), "{what}: {error:?}");
     assert!(error.len() < 1000, "{what}");
@@ -244,6 +245,16 @@ fn hostile_files_end_in_a_clear_error() {
     refused("percent", "%".repeat(1 << 20).as_bytes(), "");
     refused("question marks", "? ".repeat(1 << 20).as_bytes(), "");
     refused("ampersands", "&a ".repeat(1 << 20).as_bytes(), "");
+}
+
+#[test]
+fn many_findings_on_one_endless_line_are_placed_soon() {
+    let start = Instant::now();
+    let text = format!("{{\"a\": [{}], {}}}", "1,".repeat(400_000), "\"b\": 1, ".repeat(200));
+    let found = parse("t.json", text.as_bytes()).diagnostics;
+    assert_eq!(found.len(), 100);
+    assert!(found[99].column > 800_000 && found[99].render(false).len() < 500, "{}", found[99]);
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 #[test]

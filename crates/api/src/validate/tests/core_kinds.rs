@@ -123,6 +123,23 @@ fn secrets_are_checked_and_never_shown() {
 }
 
 #[test]
+fn what_may_be_meant_as_a_secret_is_not_shown_either() {
+    for text in [
+        "{apiVersion: v1, kind: secret, metadata: {name: a}, data: {a: hunter2}}",
+        "{apiVersion: v1, kind: Secrets, metadata: {name: a}, data: {a: hunter2}}",
+        "{apiVersion: v1, stringData: {a: hunter2}}",
+        "{kind: Secret, stringData: {a: hunter2}}",
+        "{kind: Secret, stringData: {a: hunter2}, stringData: {}}",
+    ] {
+        let found = check(Validator::shared(), "t.yaml", text.as_bytes());
+        assert!(
+            !found.is_empty() && found.iter().all(|found| !found.render(false).contains("hunter2")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn config_maps_and_namespaces() {
     let map =
         |body: &str| lines(&format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: s}}, {body}}}"));
