@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -78,9 +78,19 @@ where
     let mut server =
         Server { conn, connection, settings, deadline, write_due: None, informational: None, drain };
     let end = loop {
-        match server.next(handler).await {
-            Ok(()) => {}
-            Err(end) => break end,
+        let (mut progress, mut due) = (parse::Progress::default(), None);
+        let next = poll_fn(|cx| server.poll_request(cx, &mut progress, &mut due)).await;
+        // Boxed, so that a connection without a request does not keep the room for one.
+        let served = match next {
+            Next::Request(received) => Box::pin(server.serve_one(received, handler)),
+            Next::Refused(refusal) => break server.reject(refusal).await,
+            Next::End(end) => {
+                server.close(false).await;
+                break end;
+            }
+        };
+        if let Err(end) = served.await {
+            break end;
         }
     };
     server.conn.borrow_mut().end();
@@ -99,15 +109,16 @@ struct Server<'s, I> {
 }
 
 /// What came of waiting for a request.
+#[expect(clippy::large_enum_variant, reason = "it is moved at once, into what serves the request")]
 enum Next {
-    Request(Box<ReceivedRequest>),
+    Request(ReceivedRequest),
     Refused(Refusal),
     End(End),
 }
 
 /// What came of asking the handler.
 enum Handled {
-    Response(Box<Response>),
+    Response(Response),
     Panicked,
     End(End),
 }
@@ -126,23 +137,12 @@ struct Sending {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
-    /// Serves one request; `Err`: the connection has come to its end.
-    async fn next<H: Handler>(&mut self, handler: &H) -> Result<(), End> {
-        let (mut progress, mut due) = (parse::Progress::default(), None);
-        match poll_fn(|cx| self.poll_request(cx, &mut progress, &mut due)).await {
-            Next::Request(received) => self.serve_one(*received, handler).await,
-            Next::Refused(Refusal { kind, detail }) => {
-                if let Some(observer) = &self.settings.observer {
-                    observer.rejected(&self.connection, kind, detail);
-                }
-                self.refuse(kind).await;
-                Err(End::Rejected(kind))
-            }
-            Next::End(end) => {
-                self.close(false).await;
-                Err(end)
-            }
+    async fn reject(&mut self, Refusal { kind, detail }: Refusal) -> End {
+        if let Some(observer) = &self.settings.observer {
+            observer.rejected(&self.connection, kind, detail);
         }
+        self.refuse(kind).await;
+        End::Rejected(kind)
     }
 
     fn poll_request(
@@ -155,7 +155,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
         let mut conn = self.conn.borrow_mut();
         let idle = loop {
             match parse::request(&mut conn.wire.input, progress, scheme, self.settings) {
-                Ok(Some(received)) => return Poll::Ready(Next::Request(Box::new(received))),
+                Ok(Some(received)) => return Poll::Ready(Next::Request(received)),
                 Ok(None) => {}
                 Err(refusal) => return Poll::Ready(Next::Refused(refusal)),
             }
@@ -184,6 +184,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
         })
     }
 
+    /// Serves one request; `Err`: the connection has come to its end.
     async fn serve_one<H: Handler>(&mut self, received: ReceivedRequest, handler: &H) -> Result<(), End> {
         let ReceivedRequest { head, body, upgrade, expects_continue, keep_alive } = received;
         let (to_head, version) = (head.method == Method::HEAD, head.version);
@@ -200,7 +201,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
             connection: self.connection.clone(),
         };
         let response = match self.handle(request, handler).await {
-            Handled::Response(response) => *response,
+            Handled::Response(response) => response,
             Handled::Panicked => {
                 self.panicked();
                 self.refuse(FaultKind::Internal).await;
@@ -222,15 +223,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
     }
 
     async fn handle<H: Handler>(&mut self, request: Request, handler: &H) -> Handled {
-        // Boxed, so that a connection without a request does not keep the room for one.
-        let Ok(future) = catch_unwind(AssertUnwindSafe(|| Box::pin(handler.handle(request)))) else {
+        let Ok(future) = catch_unwind(AssertUnwindSafe(|| handler.handle(request))) else {
             return Handled::Panicked;
         };
-        let mut future = future;
+        let mut future = pin!(future);
         poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
                 Err(_) => return Poll::Ready(Handled::Panicked),
-                Ok(Poll::Ready(response)) => return Poll::Ready(Handled::Response(Box::new(response))),
+                Ok(Poll::Ready(response)) => return Poll::Ready(Handled::Response(response)),
                 Ok(Poll::Pending) => {}
             }
             self.attend(cx).map(Handled::End)
