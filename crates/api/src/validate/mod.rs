@@ -183,6 +183,10 @@ impl Validator {
         }
         structure::normalise(&version.schema, value, root, out);
         structure::check(&version.schema, value, root, out);
+        if let (true, Value::Object(map)) = (version.has_status, &mut *value) {
+            // Its defaults, such as GatewayClass's conditions, are for controllers to write.
+            map.shift_remove("status");
+        }
         match value.get_mut("metadata") {
             Some(found) => {
                 metadata::check(found, definition.names, definition.namespaced, root.field("metadata"), out)

@@ -70,6 +70,7 @@ fn transition_rules_compare_with_the_previous_object() {
     };
     let old = one(&class("example.com/a"));
     assert!(old.is_usable());
+    assert_eq!(old.value.get("status"), None, "the CRD has a default for it");
     let next = yaml::parse("t.yaml", class("example.com/b").as_bytes());
     let found = Validator::shared().validate(&next.documents[0], Some(&old.value));
     assert_eq!(
