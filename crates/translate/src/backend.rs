@@ -15,6 +15,7 @@ use portway_plan::{
 };
 use portway_store::Resources;
 
+use crate::condition::Finding;
 use crate::grants;
 
 /// What a translation of a route has looked at, and must look at again when it changes.
@@ -30,15 +31,6 @@ pub(crate) enum Dependency {
     Namespace(Arc<str>),
     /// A Gateway or ListenerSet that the route names as a parent, there or not.
     Parent(ObjectKey),
-}
-
-/// A reference that cannot be followed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    /// The field path in the object that refers.
-    pub(crate) path: String,
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
 }
 
 /// The parts that all backend references of the API share.
@@ -73,7 +65,7 @@ references!(BackendObjectReference, BackendRef, HTTPBackendRef, GRPCBackendRef);
 pub(crate) struct Resolver<'a> {
     resources: &'a Resources,
     route: &'a ObjectKey,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) faults: Vec<Finding>,
     pub(crate) dependencies: BTreeSet<Dependency>,
     pub(crate) backends: BTreeSet<BackendKey>,
 }
@@ -91,7 +83,7 @@ impl<'a> Resolver<'a> {
 
     /// Notes a reference, other than to a backend, that cannot be followed.
     pub(crate) fn fault(&mut self, path: &str, reason: &'static str, message: String) {
-        self.faults.push(Fault { path: path.to_owned(), reason, message });
+        self.faults.push(Finding::new(path, reason, message));
     }
 
     /// The backend that the reference at `path` leads to.
@@ -102,10 +94,10 @@ impl<'a> Resolver<'a> {
                 Target::Backend(key)
             }
             Err((reason, message)) => {
-                let message = format!("{path}: {message}");
-                let invalid = NoBackend { reason: reason.into(), message: message.as_str().into() };
-                self.fault(path, reason, message);
-                Target::Invalid(invalid)
+                let finding = Finding::new(path, reason, message);
+                let message = finding.to_string().into();
+                self.faults.push(finding);
+                Target::Invalid(NoBackend { reason: reason.into(), message })
             }
         }
     }
@@ -165,7 +157,7 @@ impl<'a> Resolver<'a> {
         let spoken = port.protocol.as_deref().unwrap_or("TCP");
         if spoken != transport {
             return Err(format!(
-                "port {number} of Service {namespace}/{name} is a {spoken} port, and a {} needs {transport}",
+                "port {number} of Service {namespace}/{name} is a {spoken} port, and {}s need {transport}",
                 self.route.kind
             ));
         }

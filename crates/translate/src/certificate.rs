@@ -52,9 +52,14 @@ pub(crate) fn read(secret: &Secret) -> Result<Certificate, String> {
     let signing = any_supported_type(&key)
         .map_err(|_| "the private key in tls.key is of no kind that TLS can use".to_owned())?;
     let chain_der = chain.iter().map(|certificate| certificate.to_vec()).collect();
-    CertifiedKey::new(chain, signing).keys_match().map_err(|_| {
-        "the private key in tls.key is not that of the first certificate in tls.crt".to_owned()
-    })?;
+    match CertifiedKey::new(chain, signing).keys_match() {
+        Ok(()) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let why = "the private key in tls.key is not that of the first certificate in tls.crt";
+            return Err(why.to_owned());
+        }
+        Err(error) => return Err(format!("the first certificate in tls.crt cannot be used: {error}")),
+    }
     Ok(Certificate { chain: chain_der, key: PrivateKey(der), names, not_after })
 }
 

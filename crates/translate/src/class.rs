@@ -8,8 +8,7 @@ use portway_api::gateway::{GatewayClass, GatewayClassStatus, SupportedFeature};
 use portway_store::{Resources, Stored};
 
 use crate::Options;
-use crate::condition::{self, History, Past, SUPPORTED_VERSION, no, yes};
-use crate::listener::Finding;
+use crate::condition::{self, Finding, History, Past, SUPPORTED_VERSION, no, yes};
 
 /// What is supported, by the names of the official conformance suite, sorted.
 const FEATURES: [&str; 39] = [
@@ -73,7 +72,7 @@ pub(crate) fn ours(resources: &Resources, options: &Options) -> BTreeMap<Arc<str
                     "spec.parametersRef",
                     "InvalidParameters",
                     format!(
-                        "spec.parametersRef: {}.{} is no kind of parameters that Portway knows",
+                        "{}.{} is no kind of parameters that Portway knows",
                         parameters.kind, parameters.group
                     ),
                 )
@@ -90,7 +89,7 @@ pub(crate) fn status(
     past: Past<'_, GatewayClassStatus>,
 ) -> GatewayClassStatus {
     let accepted = match &class.refused {
-        Some(finding) => no(condition::ACCEPTED, finding.reason, finding.message.as_str()),
+        Some(finding) => no(condition::ACCEPTED, finding.reason, finding.to_string()),
         None => yes(condition::ACCEPTED, "Accepted", "the class is served by Portway"),
     };
     let version =

@@ -1,5 +1,7 @@
 //! Conditions: how statuses say what became of an object.
 
+use std::fmt;
+
 use portway_api::gateway::{Condition, ConditionStatus};
 use portway_api::object::Time;
 
@@ -24,6 +26,29 @@ const OWN: [&str; 8] = [
     SUPPORTED_VERSION,
     IGNORED_FIELDS,
 ];
+
+/// Something that is wrong: where, what the API calls it, and the sentence for people. Displays as
+/// `spec.listeners[0].port: 70000 is no port number`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// The field path in the object that is to blame.
+    pub(crate) path: String,
+    /// The reason of the condition that says it.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl Finding {
+    pub(crate) fn new(path: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { path: path.into(), reason, message: message.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
 
 /// A condition before it is dated.
 #[derive(Clone, Debug, PartialEq, Eq)]

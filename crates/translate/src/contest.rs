@@ -2,15 +2,16 @@
 //!
 //! Objects enter by precedence: Gateways by age, each followed by its ListenerSets by age. A listener that
 //! is in the way of one that entered before yields to it. Listeners of one object that are in each other's
-//! way all yield ("MUST NOT pick one conflicting Listener as the winner"); what they ask for stays taken,
-//! so that nobody gains a hostname by another's slip. Listeners that yielded hold nothing.
+//! way all yield ("MUST NOT pick one conflicting Listener as the winner"). Listeners that yielded hold nothing:
+//! what is not served keeps nobody else from serving.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use portway_plan::HostPattern;
 
-use crate::listener::{Finding, ListenerNode, Protocol};
+use crate::condition::Finding;
+use crate::listener::{ListenerNode, Protocol};
 
 /// One socket: an address (`None` for all), and a port number, TCP unless UDP.
 type Slot = (Option<IpAddr>, u16, bool);
@@ -62,13 +63,16 @@ impl Contest {
         let conflicts: Vec<_> = listeners.iter().map(|node| within(node, listeners)).collect();
         for (node, conflict) in listeners.iter_mut().zip(conflicts) {
             let Some(protocol) = contender(node) else { continue };
+            if conflict.is_some() {
+                node.conflict = conflict;
+                continue;
+            }
             let holder = node.source.to_string();
             for slot in slots(addresses, node.port, protocol) {
                 let held = self.held.entry(slot).or_default();
                 held.families.entry(Family::of(protocol)).or_insert_with(|| holder.clone());
                 held.hostnames.entry(node.hostname.clone()).or_insert_with(|| (protocol, holder.clone()));
             }
-            node.conflict = conflict;
         }
     }
 

@@ -8,7 +8,8 @@ use portway_plan::{
     BackendKey, Entry, Filter, HeaderMatch, HostPattern, ObjectRef, PathMatch, QueryMatch, Rule, Source,
 };
 
-use crate::backend::{Dependency, Fault, Resolver};
+use crate::backend::{Dependency, Resolver};
+use crate::condition::Finding;
 use crate::precedence::Specificity;
 
 /// What became of a route's rules.
@@ -17,7 +18,7 @@ pub(crate) struct Draft {
     /// The rules to serve, with their matches.
     pub(crate) rules: Vec<DraftRule>,
     /// References that cannot be followed; the route's `ResolvedRefs`.
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) faults: Vec<Finding>,
     /// Rules that cannot be honoured, in order.
     pub(crate) invalid: Vec<InvalidRule>,
     /// How many rules the route has.

@@ -134,9 +134,10 @@ fn grpc_filter(
 fn extension(reference: &LocalObjectReference, path: &str, context: &mut RuleContext<'_, '_>) -> Filter {
     let LocalObjectReference { group, kind, name } = reference;
     let path = format!("{path}.extensionRef");
-    let message = format!("{path}: {kind}.{group} {name} is no kind of filter that Portway knows");
-    context.resolver.fault(&path, "InvalidKind", message.clone());
-    Filter::Broken { message: message.into() }
+    let message = format!("{kind}.{group} {name} is no kind of filter that Portway knows");
+    let broken = Filter::Broken { message: format!("{path}: {message}").into() };
+    context.resolver.fault(&path, "InvalidKind", message);
+    broken
 }
 
 /// Whether a text is an RFC 9110 token, as header names are.

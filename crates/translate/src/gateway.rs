@@ -8,9 +8,9 @@ use portway_api::gateway::{Gateway, GatewayStatus, GatewayStatusAddress};
 use portway_plan::ObjectRef;
 use portway_store::Stored;
 
-use crate::condition::{self, History, PROGRAMMED, Past, RESOLVED_REFS, Verdict, no, yes};
+use crate::condition::{self, Finding, History, PROGRAMMED, Past, RESOLVED_REFS, Verdict, no, yes};
 use crate::draft::object_ref;
-use crate::listener::{self, Finding, ListenerNode, ignored_fields};
+use crate::listener::{self, ListenerNode, ignored_fields};
 use crate::survey::{GatewayNode, Surveyor};
 use crate::{Options, grants, listenerset};
 
@@ -37,10 +37,7 @@ pub(crate) fn examine(
         node.refused = Some(Finding::new(
             "spec.infrastructure.parametersRef",
             "InvalidParameters",
-            format!(
-                "spec.infrastructure.parametersRef: {}.{} is no kind of parameters that Portway knows",
-                parameters.kind, parameters.group
-            ),
+            format!("{}.{} is no kind of parameters that Portway knows", parameters.kind, parameters.group),
         ));
     }
     if class.is_some() {
@@ -78,8 +75,7 @@ fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
             node.ignored.push(format!("{path}.routability"));
         }
         if type_ != IP_ADDRESS {
-            let message =
-                format!("{path}: addresses of the type {type_} are not supported; use {IP_ADDRESS}");
+            let message = format!("addresses of the type {type_} are not supported; use {IP_ADDRESS}");
             node.refused.get_or_insert(Finding::new(path, "UnsupportedAddress", message));
             continue;
         }
@@ -89,9 +85,9 @@ fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
             continue;
         }
         let usable = match value.parse::<IpAddr>() {
-            Err(_) => Err(format!("{path}: {value:?} is no IP address")),
+            Err(_) => Err(format!("{value:?} is no IP address")),
             Ok(ip) if options.local_addresses.as_ref().is_some_and(|local| !local.contains(&ip)) => {
-                Err(format!("{path}: this machine does not have the address {ip}"))
+                Err(format!("this machine does not have the address {ip}"))
             }
             Ok(ip) => Ok(ip),
         };
@@ -126,7 +122,7 @@ fn backend_tls(gateway: &Stored<Gateway>, node: &mut GatewayNode, surveyor: &Sur
         name: &reference.name,
     };
     if let Err(why) = grants::permit(surveyor.resources, &gateway.key, target) {
-        node.unresolved = Some(Finding::new(path, "RefNotPermitted", format!("{path}: {why}")));
+        node.unresolved = Some(Finding::new(path, "RefNotPermitted", why));
     }
 }
 
@@ -161,7 +157,7 @@ pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
     let accepted = node.merged().any(ListenerNode::is_accepted);
     let mut verdicts = Vec::with_capacity(4);
     verdicts.push(match &node.refused {
-        Some(finding) => no(condition::ACCEPTED, finding.reason, finding.message.as_str()),
+        Some(finding) => no(condition::ACCEPTED, finding.reason, finding.to_string()),
         None if !accepted => no(
             condition::ACCEPTED,
             "ListenersNotValid",
@@ -179,15 +175,15 @@ pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
             yes(PROGRAMMED, "Programmed", "the Gateway serves")
         }
         (_, Some(unusable)) if node.refused.is_none() => {
-            no(PROGRAMMED, "AddressNotUsable", unusable.message.as_str())
+            no(PROGRAMMED, "AddressNotUsable", unusable.to_string())
         }
-        (Some(finding), _) => no(PROGRAMMED, "Invalid", finding.message.as_str()),
+        (Some(finding), _) => no(PROGRAMMED, "Invalid", finding.to_string()),
         _ => no(PROGRAMMED, "Invalid", "no listener serves; see their conditions"),
     });
     let unresolved = node.listeners.iter().filter(|listener| !listener.unresolved.is_empty());
     let unresolved: Vec<_> = unresolved.map(|listener| &*listener.id.name).collect();
     verdicts.push(match &node.unresolved {
-        Some(finding) => no(RESOLVED_REFS, finding.reason, finding.message.as_str()),
+        Some(finding) => no(RESOLVED_REFS, finding.reason, finding.to_string()),
         None if !unresolved.is_empty() => no(
             RESOLVED_REFS,
             "ListenersNotResolved",

@@ -99,6 +99,9 @@ pub struct Translation {
     pub statuses: Statuses,
     /// What must be told where nobody looks at statuses.
     pub problems: Problems,
+    /// When the first of the certificates that are served expires, in seconds of Unix time: translate again
+    /// then, though nothing has changed.
+    pub expires: Option<i64>,
 }
 
 /// Translates everything from scratch.

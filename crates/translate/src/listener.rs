@@ -9,7 +9,9 @@ use portway_api::gateway::{
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{CertificateKey, HostPattern, ObjectRef, Source};
 
-use crate::condition::{self, CONFLICTED, OVERLAPPING_TLS, PROGRAMMED, RESOLVED_REFS, Verdict, no, yes};
+use crate::condition::{
+    self, CONFLICTED, Finding, OVERLAPPING_TLS, PROGRAMMED, RESOLVED_REFS, Verdict, no, yes,
+};
 use crate::grants::{self, GATEWAY_GROUP};
 use crate::selector;
 use crate::survey::Surveyor;
@@ -98,20 +100,6 @@ impl Namespaces {
     }
 }
 
-/// Something that is wrong: where, and what to call it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finding {
-    pub(crate) path: String,
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
-
-impl Finding {
-    pub(crate) fn new(path: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { path: path.into(), reason, message: message.into() }
-    }
-}
-
 /// A listener, examined.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenerNode {
@@ -163,21 +151,21 @@ impl ListenerNode {
     pub(crate) fn verdicts(&self, parent: Option<&Finding>) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(5);
         verdicts.push(match (&self.conflict, &self.refused, &self.unavailable) {
-            (Some(conflict), ..) => no(condition::ACCEPTED, conflict.reason, conflict.message.as_str()),
-            (_, Some(refused), _) => no(condition::ACCEPTED, refused.reason, refused.message.as_str()),
+            (Some(conflict), ..) => no(condition::ACCEPTED, conflict.reason, conflict.to_string()),
+            (_, Some(refused), _) => no(condition::ACCEPTED, refused.reason, refused.to_string()),
             (.., Some(why)) => no(condition::ACCEPTED, "PortUnavailable", why.as_str()),
             _ => yes(condition::ACCEPTED, "Accepted", "the listener is accepted"),
         });
         verdicts.push(self.programmed(parent));
         verdicts.push(match self.unresolved.first() {
             Some(first) => {
-                let all: Vec<_> = self.unresolved.iter().map(|finding| finding.message.as_str()).collect();
+                let all: Vec<_> = self.unresolved.iter().map(ToString::to_string).collect();
                 no(RESOLVED_REFS, first.reason, all.join("; "))
             }
             None => yes(RESOLVED_REFS, "ResolvedRefs", "all references are resolved"),
         });
         verdicts.push(match &self.conflict {
-            Some(conflict) => yes(CONFLICTED, conflict.reason, conflict.message.as_str()),
+            Some(conflict) => yes(CONFLICTED, conflict.reason, conflict.to_string()),
             None => no(CONFLICTED, "NoConflicts", "no other listener is in its way"),
         });
         if let Some(peers) = &self.overlap {
@@ -191,10 +179,10 @@ impl ListenerNode {
 
     fn programmed(&self, parent: Option<&Finding>) -> Verdict {
         if let Some(conflict) = &self.conflict {
-            return no(PROGRAMMED, conflict.reason, conflict.message.as_str());
+            return no(PROGRAMMED, conflict.reason, conflict.to_string());
         }
         if let Some(finding) = self.refused.as_ref().or(parent) {
-            return no(PROGRAMMED, "Invalid", finding.message.as_str());
+            return no(PROGRAMMED, "Invalid", finding.to_string());
         }
         if !self.is_valid() {
             return no(
@@ -373,7 +361,7 @@ fn tls(
         node.unresolved.push(Finding::new(
             format!("{path}.tls.certificateRefs"),
             "InvalidCertificateRef",
-            format!("{path}.tls.certificateRefs names no certificate"),
+            "there is no certificate to serve",
         ));
     }
     for (i, reference) in references.iter().enumerate() {
@@ -393,7 +381,7 @@ fn tls(
             Ok(key) if node.certificates.contains(&key) => {}
             Ok(key) => node.certificates.push(key),
             Err((reason, message)) => {
-                node.unresolved.push(Finding::new(path.as_str(), reason, format!("{path}: {message}")));
+                node.unresolved.push(Finding::new(path.as_str(), reason, message));
             }
         }
     }
@@ -441,7 +429,7 @@ fn validation(frontend: Option<&FrontendTLSConfig>, node: &mut ListenerNode, sur
         };
         if let Err(why) = grants::permit(surveyor.resources, owner, target) {
             let path = format!("{path}.validation.caCertificateRefs[{i}]");
-            node.unresolved.push(Finding::new(path.as_str(), "RefNotPermitted", format!("{path}: {why}")));
+            node.unresolved.push(Finding::new(path.as_str(), "RefNotPermitted", why));
         }
     }
     node.refused = Some(Finding::new(

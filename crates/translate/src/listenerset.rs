@@ -8,10 +8,10 @@ use portway_api::object::{KindId, ObjectKey};
 use portway_store::{Resources, Stored};
 
 use crate::Options;
-use crate::condition::{self, History, PROGRAMMED, Past, Verdict, no, yes};
+use crate::condition::{self, Finding, History, PROGRAMMED, Past, Verdict, no, yes};
 use crate::draft::object_ref;
 use crate::grants::GATEWAY_GROUP;
-use crate::listener::{self, Finding, ListenerNode, Namespaces};
+use crate::listener::{self, ListenerNode, Namespaces};
 use crate::survey::{GatewayNode, SetNode, Surveyor, seniority};
 use crate::{gateway, selector};
 
@@ -103,8 +103,8 @@ fn verdicts(set: &SetNode, gateway: &GatewayNode) -> Vec<Verdict> {
             reason => reason,
         };
         return vec![
-            no(condition::ACCEPTED, finding.reason, finding.message.as_str()),
-            no(PROGRAMMED, programmed, finding.message.as_str()),
+            no(condition::ACCEPTED, finding.reason, finding.to_string()),
+            no(PROGRAMMED, programmed, finding.to_string()),
         ];
     }
     let invalid: Vec<_> =
@@ -120,7 +120,7 @@ fn verdicts(set: &SetNode, gateway: &GatewayNode) -> Vec<Verdict> {
         yes(condition::ACCEPTED, "Accepted", "the set is accepted")
     };
     let programmed = match gateway::obstacle(gateway) {
-        Some(finding) => no(PROGRAMMED, "ParentNotProgrammed", finding.message.as_str()),
+        Some(finding) => no(PROGRAMMED, "ParentNotProgrammed", finding.to_string()),
         None if set.listeners.iter().any(ListenerNode::is_programmed) => {
             yes(PROGRAMMED, "Programmed", "the set serves")
         }

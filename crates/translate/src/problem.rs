@@ -10,7 +10,8 @@ use portway_store::Resources;
 use serde::Serialize;
 
 use crate::class::ClassNode;
-use crate::listener::{Finding, ListenerId, ListenerNode};
+use crate::condition::Finding;
+use crate::listener::{ListenerId, ListenerNode};
 use crate::route::RouteNode;
 use crate::survey::{GatewayNode, SetNode, Survey};
 use crate::{attach, listenerset};
@@ -181,11 +182,7 @@ pub(crate) fn of_route(
         reason: rule.reason.to_owned(),
         message: rule.message.clone(),
     }));
-    problems.extend(node.faults.iter().map(|fault| Problem {
-        path: fault.path.clone(),
-        reason: fault.reason.to_owned(),
-        message: fault.message.clone(),
-    }));
+    problems.extend(node.faults.iter().map(Problem::from));
     problems.extend(ignored(&node.ignored));
     problems
 }

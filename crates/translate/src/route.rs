@@ -12,8 +12,8 @@ use portway_plan::{BackendKey, HostPattern, RuleKind};
 use portway_store::{Resources, Stored};
 
 use crate::attach::{self, Attachment, Candidate, ParentView, Refusal};
-use crate::backend::{Dependency, Fault, Resolver};
-use crate::condition::{self, History, PARTIALLY_INVALID, Past, RESOLVED_REFS, Verdict, no, yes};
+use crate::backend::{Dependency, Resolver};
+use crate::condition::{self, Finding, History, PARTIALLY_INVALID, Past, RESOLVED_REFS, Verdict, no, yes};
 use crate::draft::{Draft, InvalidRule};
 use crate::listener::{ListenerId, ignored_fields};
 use crate::precedence::Seniority;
@@ -118,7 +118,7 @@ fn l4_draft(resources: &Resources, key: &ObjectKey, rules: &[L4RouteRule]) -> Dr
 pub(crate) struct RouteNode {
     pub(crate) object: RouteObject,
     pub(crate) seniority: Arc<Seniority>,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) faults: Vec<Finding>,
     pub(crate) invalid: Vec<InvalidRule>,
     /// All rules are invalid.
     pub(crate) is_refused: bool,
@@ -189,7 +189,7 @@ impl RouteNode {
         verdicts.push(accepted);
         verdicts.push(match self.faults.first() {
             Some(first) => {
-                let all: Vec<_> = self.faults.iter().map(|fault| fault.message.as_str()).collect();
+                let all: Vec<_> = self.faults.iter().map(ToString::to_string).collect();
                 no(RESOLVED_REFS, first.reason, all.join("; "))
             }
             None => yes(RESOLVED_REFS, "ResolvedRefs", "all references are resolved"),

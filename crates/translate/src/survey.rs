@@ -12,7 +12,8 @@ use portway_store::{Resources, Stored};
 
 use crate::attach::{ListenerView, ParentView};
 use crate::class::ClassNode;
-use crate::listener::{Finding, ListenerNode};
+use crate::condition::Finding;
+use crate::listener::ListenerNode;
 use crate::precedence::Seniority;
 use crate::{Options, certificate, class, contest, gateway, listenerset};
 

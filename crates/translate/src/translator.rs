@@ -101,6 +101,7 @@ impl Translator {
             plan: Arc::clone(&self.plan),
             statuses: self.statuses.clone(),
             problems: self.problems.clone(),
+            expires: self.survey.expires,
         }
     }
 
