@@ -142,7 +142,10 @@ fn counters(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, n) in series {
-        family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
+        match labels.is_empty() {
+            true => family.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
+            false => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
+        }
     }
     Ok(())
 }
@@ -155,7 +158,10 @@ fn gauges(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, n) in series {
-        family.encode_family(&labels)?.encode_gauge(&n)?;
+        match labels.is_empty() {
+            true => family.encode_gauge(&n)?,
+            false => family.encode_family(&labels)?.encode_gauge(&n)?,
+        }
     }
     Ok(())
 }

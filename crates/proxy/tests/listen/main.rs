@@ -1,6 +1,10 @@
 //! The proxy as its clients meet it: sockets, TLS, plans that change, shutdown, and what is observed.
 
+mod admin;
+mod apply;
+mod observe;
 mod plans;
+mod shutdown;
 mod tls;
 
 use std::net::SocketAddr;
@@ -9,6 +13,7 @@ use std::sync::Arc;
 
 use portway_plan::Plan;
 use portway_proxy::{BindMode, Options, Proxy};
+use portway_testkit::soon;
 
 /// Options for a proxy on free ports with that many workers.
 fn options(workers: usize) -> Options {
@@ -22,4 +27,21 @@ fn serving(options: Options, plan: Plan) -> (Proxy, SocketAddr) {
     assert!(applied.is_complete(), "{applied:?}");
     let address = applied.ports[0].bound.clone().expect("bound");
     (proxy, address)
+}
+
+/// The value of a metric, by its name and labels as they are exposed.
+fn metric(proxy: &Proxy, series: &str) -> Option<f64> {
+    let text = proxy.metrics().expose();
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(value.parse().expect("a number"))
+}
+
+/// Waits until a metric has that value.
+async fn until(proxy: &Proxy, series: &str, value: f64) -> anyhow::Result<()> {
+    let reached = async {
+        while metric(proxy, series) != Some(value) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(&format!("{series} {value}"), reached).await
 }
