@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use portway_plan::{BackendKey, BackendProtocol, EndpointAddress, EndpointState, Endpoints};
 use rand::Rng;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::observe::BackendMetrics;
 
@@ -27,6 +27,22 @@ pub struct Backend {
     in_flight: AtomicUsize,
     retrying: AtomicUsize,
     metrics: Arc<BackendMetrics>,
+    departures: Departures,
+}
+
+/// Tells workers that endpoints have left, so that they close their idle connections to them.
+#[derive(Clone, Debug, Default)]
+pub struct Departures(Arc<watch::Sender<u64>>);
+
+impl Departures {
+    /// Changes whenever endpoints have left.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn tell(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
 }
 
 /// What the endpoint set is made of.
@@ -162,7 +178,12 @@ impl EndpointSet {
 
 impl Backend {
     /// A backend without endpoints.
-    pub fn new(key: BackendKey, protocol: BackendProtocol, metrics: Arc<BackendMetrics>) -> Self {
+    pub fn new(
+        key: BackendKey,
+        protocol: BackendProtocol,
+        metrics: Arc<BackendMetrics>,
+        departures: Departures,
+    ) -> Self {
         let backend = Self {
             key,
             protocol: AtomicU8::new(0),
@@ -172,6 +193,7 @@ impl Backend {
             in_flight: AtomicUsize::new(0),
             retrying: AtomicUsize::new(0),
             metrics,
+            departures,
         };
         backend.set_protocol(protocol);
         backend
@@ -217,16 +239,16 @@ impl Backend {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Takes a plan's endpoints over. Says whether endpoints have left.
-    pub fn swap_endpoints(&self, planned: Arc<Endpoints>) -> bool {
+    /// Takes a plan's endpoints over.
+    pub fn swap_endpoints(&self, planned: Arc<Endpoints>) {
         let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&inputs.planned, &planned) {
-            return false;
+            return;
         }
         let names: Vec<_> = names(&planned).cloned().collect();
         inputs.planned = planned;
         inputs.resolved.retain(|name, _| names.contains(name));
-        self.rebuild(&inputs)
+        self.rebuild(&inputs);
     }
 
     /// The endpoints that the last plan gave it.
@@ -234,14 +256,14 @@ impl Backend {
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner).planned.clone()
     }
 
-    /// Takes the addresses of a name over. Says whether endpoints have left.
-    pub(super) fn resolved(&self, name: &Arc<str>, addresses: Vec<IpAddr>) -> bool {
+    /// Takes the addresses of a name over.
+    pub(super) fn resolved(&self, name: &Arc<str>, addresses: Vec<IpAddr>) {
         let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
         if !names(&inputs.planned).any(|n| n == name) || inputs.resolved.get(name) == Some(&addresses) {
-            return false;
+            return;
         }
         inputs.resolved.insert(name.clone(), addresses);
-        self.rebuild(&inputs)
+        self.rebuild(&inputs);
     }
 
     /// The name does not resolve: it stands for no endpoints, unless it has resolved before.
@@ -253,7 +275,7 @@ impl Backend {
     }
 
     /// Makes the endpoint set anew; endpoints that stay are the same ones.
-    fn rebuild(&self, inputs: &Inputs) -> bool {
+    fn rebuild(&self, inputs: &Inputs) {
         let old = self.set.load_full();
         let mut known: HashMap<SocketAddr, &Arc<Endpoint>> = old.all().map(|e| (e.address, e)).collect();
         let mut wanted: BTreeMap<SocketAddr, EndpointState> = BTreeMap::new();
@@ -282,17 +304,13 @@ impl Backend {
                 EndpointState::Terminating => set.terminating.push(endpoint),
             }
         }
-        let left = !known.is_empty();
         let gone: Vec<_> = known.into_values().cloned().collect();
         self.set.store(Arc::new(set));
-        gone.iter().for_each(|endpoint| endpoint.removed.store(true, Ordering::Relaxed));
         self.swapped.notify_waiters();
-        left
-    }
-
-    /// All its endpoints leave: the backend is in no plan any more.
-    pub(super) fn retire(&self) -> bool {
-        self.swap_endpoints(Arc::default())
+        gone.iter().for_each(|endpoint| endpoint.removed.store(true, Ordering::Relaxed));
+        if !gone.is_empty() {
+            self.departures.tell();
+        }
     }
 
     /// Waits until names have been resolved, if there is no endpoint for want of that.
@@ -372,6 +390,19 @@ impl Drop for InFlight {
     }
 }
 
+/// Once no plan and no request knows it any more, its idle connections are of no use. Not earlier: until
+/// every worker has taken the next plan, requests still come by the one before.
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let set = self.set.load();
+        let mut endpoints = set.all().peekable();
+        if endpoints.peek().is_some() {
+            endpoints.for_each(|endpoint| endpoint.removed.store(true, Ordering::Relaxed));
+            self.departures.tell();
+        }
+    }
+}
+
 impl std::fmt::Debug for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Backend").field("key", &self.key).field("protocol", &self.protocol()).finish()
@@ -411,8 +442,12 @@ mod tests {
     use EndpointState::{Active, Terminating};
 
     fn backend(list: &[(&str, u16, EndpointState)]) -> Arc<Backend> {
-        let backend =
-            Arc::new(Backend::new(key(), BackendProtocol::Unspecified, BackendMetrics::detached(key())));
+        let backend = Arc::new(Backend::new(
+            key(),
+            BackendProtocol::Unspecified,
+            BackendMetrics::detached(key()),
+            Departures::default(),
+        ));
         backend.swap_endpoints(endpoints(list));
         backend
     }
@@ -428,9 +463,7 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(chosen(&backend, None).address().to_string(), "10.0.0.2:1");
         }
-        assert!(
-            !backend.swap_endpoints(endpoints(&[("10.0.0.1", 1, Terminating), ("10.0.0.2", 1, Terminating)]))
-        );
+        backend.swap_endpoints(endpoints(&[("10.0.0.1", 1, Terminating), ("10.0.0.2", 1, Terminating)]));
         let seen: std::collections::BTreeSet<_> =
             (0..100).map(|_| chosen(&backend, None).address()).collect();
         assert_eq!(seen.len(), 2);
@@ -441,7 +474,7 @@ mod tests {
         let backend = backend(&[("10.0.0.1", 1, Active), ("10.0.0.2", 1, Active)]);
         let before: Vec<_> = backend.endpoints().all().cloned().collect();
         let request = InFlight::new(backend.clone(), before[0].clone());
-        assert!(backend.swap_endpoints(endpoints(&[("10.0.0.1", 1, Terminating), ("10.0.0.3", 1, Active)])));
+        backend.swap_endpoints(endpoints(&[("10.0.0.1", 1, Terminating), ("10.0.0.3", 1, Active)]));
         let kept = backend.endpoints().all().find(|e| e.id() == before[0].id()).cloned();
         assert_eq!(kept.map(|e| e.in_flight()), Some(1));
         assert!(before[1].is_removed() && !before[0].is_removed());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use portway_plan::{BackendKey, Plan};
 use tokio::sync::watch;
 
-use super::{Backend, backend, resolve};
+use super::{Backend, Departures, backend, resolve};
 use crate::observe::Metrics;
 
 /// The backends of one plan.
@@ -36,8 +36,7 @@ impl BackendMap {
 /// All backends, from plan to plan: the same key is the same [`Backend`].
 pub struct Backends {
     map: BackendMap,
-    /// Sent whenever endpoints have left, so that workers close their idle connections to them.
-    departures: Arc<watch::Sender<u64>>,
+    departures: Departures,
     /// Where names are resolved: not on a worker.
     runtime: tokio::runtime::Handle,
     metrics: Arc<Metrics>,
@@ -46,12 +45,12 @@ pub struct Backends {
 impl Backends {
     /// No backends yet. Names are resolved on the runtime given, which must not be a worker's.
     pub fn new(runtime: tokio::runtime::Handle, metrics: Arc<Metrics>) -> Self {
-        Self { map: BackendMap::default(), departures: Arc::new(watch::Sender::new(0)), runtime, metrics }
+        Self { map: BackendMap::default(), departures: Departures::default(), runtime, metrics }
     }
 
     /// Changes whenever endpoints have left; for [`super::Pools`].
     pub fn departures(&self) -> watch::Receiver<u64> {
-        self.departures.subscribe()
+        self.departures.watch()
     }
 
     /// The backends of the last plan.
@@ -59,40 +58,31 @@ impl Backends {
         &self.map
     }
 
-    /// Takes a plan over: backends and endpoints come and go, and those that stay are the same ones. Costs
-    /// a look at each backend and work for those that changed.
+    /// Takes a plan over: backends and endpoints come and go, and those that stay are the same ones. A
+    /// backend that goes keeps its endpoints for those who still hold it. Costs a look at each backend and
+    /// work for those that changed.
     pub fn sync(&mut self, plan: &Plan) -> BackendMap {
-        let mut left = false;
         let mut next = HashMap::with_capacity(plan.backends.len());
         let mut same = plan.backends.len() == self.map.len();
         for (key, planned) in &plan.backends {
             let found = self.map.get(key).cloned();
             same &= found.is_some();
             let backend = found.unwrap_or_else(|| {
-                Arc::new(Backend::new(key.clone(), planned.protocol, self.metrics.backend(key)))
+                let (metrics, departures) = (self.metrics.backend(key), self.departures.clone());
+                Arc::new(Backend::new(key.clone(), planned.protocol, metrics, departures))
             });
             backend.set_protocol(planned.protocol);
             let endpoints = plan.endpoints.get(key).cloned().unwrap_or_default();
             if !Arc::ptr_eq(&endpoints, &backend.planned()) {
-                left |= backend.swap_endpoints(endpoints.clone());
+                backend.swap_endpoints(endpoints.clone());
                 if backend::names(&endpoints).next().is_some() {
-                    self.runtime.spawn(resolve::keep(
-                        Arc::downgrade(&backend),
-                        endpoints,
-                        self.departures.clone(),
-                    ));
+                    self.runtime.spawn(resolve::keep(Arc::downgrade(&backend), endpoints));
                 }
             }
             next.insert(key.clone(), backend);
         }
         if !same {
-            for backend in self.map.iter().filter(|b| !plan.backends.contains_key(b.key())) {
-                left |= backend.retire();
-            }
             self.map = BackendMap(Arc::new(next));
-        }
-        if left {
-            self.departures.send_modify(|count| *count += 1);
         }
         self.map.clone()
     }
@@ -139,13 +129,17 @@ mod tests {
         let second = backends.sync(&plan(&[("a", ip(1)), ("c", ip(3))]));
         assert!(Arc::ptr_eq(first.get(&key("a")).unwrap(), second.get(&key("a")).unwrap()));
         assert!(second.get(&key("b")).is_none() && second.get(&key("c")).is_some());
-        assert!(departures.has_changed().unwrap());
+        // Whoever still serves by the plan before reaches what has gone.
+        assert_eq!(first.get(&key("b")).unwrap().endpoints().candidates().len(), 1);
+        let left = first.get(&key("b")).unwrap().endpoints().candidates()[0].clone();
+        let a = first.get(&key("a")).unwrap().clone();
+        assert!(!departures.has_changed().unwrap() && !left.is_removed());
+        drop(first);
+        assert!(departures.has_changed().unwrap() && left.is_removed());
         departures.mark_unchanged();
-        let gone = first.get(&key("b")).unwrap();
-        assert!(gone.endpoints().candidates().is_empty());
         backends.sync(&plan(&[("a", ip(9)), ("c", ip(3))]));
         assert!(departures.has_changed().unwrap());
-        let address = first.get(&key("a")).unwrap().endpoints().candidates()[0].address();
+        let address = a.endpoints().candidates()[0].address();
         assert_eq!(address.to_string(), "10.0.0.9:80");
     }
 

@@ -18,7 +18,7 @@ mod pool;
 mod resolve;
 mod weights;
 
-pub use backend::{Backend, Endpoint, EndpointId, EndpointSet, InFlight, Retrying};
+pub use backend::{Backend, Departures, Endpoint, EndpointId, EndpointSet, InFlight, Retrying};
 pub use backends::{BackendMap, Backends};
 pub use connect::{Transport, connect};
 pub use limits::Limits;

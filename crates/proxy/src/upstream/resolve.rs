@@ -3,10 +3,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use portway_plan::Endpoints;
-use tokio::sync::watch;
-
 use super::{Backend, backend};
+use portway_plan::Endpoints;
 
 /// How long the addresses of a name are taken to hold. The system's resolver tells no TTL.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -15,11 +13,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// Keeps the names among a backend's endpoints resolved, until the backend goes or gets other endpoints.
 /// A name that fails to resolve keeps the addresses that it had.
-pub(super) async fn keep(
-    backend: Weak<Backend>,
-    planned: Arc<Endpoints>,
-    departures: Arc<watch::Sender<u64>>,
-) {
+pub(super) async fn keep(backend: Weak<Backend>, planned: Arc<Endpoints>) {
     let names: BTreeSet<Arc<str>> = backend::names(&planned).cloned().collect();
     let mut retry = RETRY.0;
     loop {
@@ -31,11 +25,7 @@ pub(super) async fn keep(
                 return;
             }
             match found {
-                Ok(addresses) => {
-                    if backend.resolved(name, addresses) {
-                        departures.send_modify(|count| *count += 1);
-                    }
-                }
+                Ok(addresses) => backend.resolved(name, addresses),
                 Err(error) => {
                     failed = true;
                     tracing::warn!(backend = %backend.key(), %name, %error, "the name does not resolve");

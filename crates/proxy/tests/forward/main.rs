@@ -2,6 +2,7 @@
 
 mod balance;
 mod gateway;
+mod grpc;
 mod origins;
 mod retries;
 mod streaming;
