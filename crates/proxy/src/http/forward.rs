@@ -16,11 +16,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::h1::{Answer, Progress, SendError, SendOptions};
 use super::inbound::Inbound;
+use super::reply::is_grpc;
 use super::retry::{Outcome, Retries};
 use super::{Body, BodySource, Frame, Informational, RequestHead, Tunnel, h2};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::Exchange;
-use crate::upstream::{Backend, Connection, Lease, Pools, Protocol, Retrying};
+use crate::upstream::{Backend, Connection, EndpointId, Lease, Pools, Protocol, Retrying};
 
 /// A request on its way to a backend.
 pub(crate) struct Forward<'a> {
@@ -67,7 +68,7 @@ impl Forward<'_> {
         // Held from a retry's begin to the end of its response.
         let mut budget: Option<Retrying> = None;
         loop {
-            let lease = self.pools.lease(self.backend, tried).await?;
+            let lease = self.lease(tried, &mut deadline).await?;
             let endpoint = lease.endpoint();
             tried = Some(endpoint.id());
             exchange.begin_try(endpoint.address(), &mut self.head.headers);
@@ -114,7 +115,9 @@ impl Forward<'_> {
     /// Until when the exchange must have ended: the rule's timeout, or gRPC's own if that is sooner.
     fn request_deadline(&self) -> Option<Instant> {
         let rule = self.timeouts.request.filter(|timeout| !timeout.is_zero());
-        let grpc = self.head.headers.get("grpc-timeout").and_then(grpc_timeout);
+        let headers = &self.head.headers;
+        let grpc = headers.get("grpc-timeout").filter(|_| is_grpc(headers.get("content-type")));
+        let grpc = grpc.and_then(grpc_timeout);
         let timeout = match (rule, grpc) {
             (Some(rule), Some(grpc)) => rule.min(grpc),
             (one, other) => one.or(other)?,
@@ -150,6 +153,16 @@ impl Forward<'_> {
             false if fresh || self.upgrade.is_some() => Protocol::H1Fresh,
             false => Protocol::H1,
         }
+    }
+
+    /// An endpoint for a try. Takes time only where names have not been resolved yet.
+    async fn lease(&self, tried: Option<EndpointId>, deadline: &mut Deadline) -> Result<Rc<Lease>, Fault> {
+        let mut leasing = pin!(self.pools.lease(self.backend, tried));
+        poll_fn(|cx| match leasing.as_mut().poll(cx) {
+            Poll::Ready(lease) => Poll::Ready(lease),
+            Poll::Pending => poll_deadline(deadline, cx).map(|()| Err(FaultKind::UpstreamTimeout.into())),
+        })
+        .await
     }
 
     /// One try, as long as time allows.
