@@ -31,7 +31,7 @@ pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) verdict: String,
     sees: Option<String>,
-    then: Option<String>,
+    pub(crate) then: Option<String>,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -87,12 +87,20 @@ fn unescape(text: &str) -> Vec<u8> {
 pub(crate) struct Pieces {
     input: VecDeque<Bytes>,
     waited: bool,
+    /// At the end of the input nothing comes any more, until the other side has closed.
+    open: bool,
     output: Rc<RefCell<Vec<u8>>>,
 }
 
 impl Pieces {
     pub(crate) fn new(input: Vec<Bytes>, output: Rc<RefCell<Vec<u8>>>) -> Self {
-        Self { input: input.into(), waited: false, output }
+        Self { input: input.into(), waited: false, open: false, output }
+    }
+
+    /// Does not end before the other side does, as a client that waits for its answers.
+    pub(crate) fn open(mut self) -> Self {
+        self.open = true;
+        self
     }
 }
 
@@ -105,6 +113,9 @@ impl AsyncRead for Pieces {
         self.waited = !self.waited;
         if self.waited {
             cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.input.is_empty() && self.open {
             return Poll::Pending;
         }
         if let Some(mut piece) = self.input.pop_front() {
@@ -127,7 +138,8 @@ impl AsyncWrite for Pieces {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open = false;
         Poll::Ready(Ok(()))
     }
 }
@@ -155,7 +167,7 @@ async fn record(request: Request, seen: Seen) -> Response {
     Response::new(StatusCode::OK, Body::Empty)
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings { linger_timeout: Duration::from_millis(500), ..Settings::default() }
 }
 

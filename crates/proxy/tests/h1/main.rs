@@ -8,3 +8,4 @@ mod hostile;
 mod limits;
 mod property;
 mod serving;
+mod through;
