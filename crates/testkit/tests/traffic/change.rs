@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use portway_testkit::{Answer, Client, Gateway, Http2, Origin, origin};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::{GATEWAY, HOST, documents, named, route};
@@ -13,7 +14,8 @@ use crate::{GATEWAY, HOST, documents, named, route};
 /// Clients that send requests one after another, each on one connection, until they are told to stop.
 struct Load {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    /// A permit for each answer since the last wait.
+    answered: Arc<Semaphore>,
     clients: JoinSet<anyhow::Result<usize>>,
 }
 
@@ -21,7 +23,8 @@ impl Load {
     /// Two HTTP/1.1 keep-alive connections, one of HTTP/2 with four requests at a time, and one WebSocket if
     /// the gateway has a route for it.
     async fn on(address: SocketAddr, websocket: bool) -> anyhow::Result<Self> {
-        let mut load = Self { stop: Arc::default(), answered: Arc::default(), clients: JoinSet::new() };
+        let mut load =
+            Self { stop: Arc::default(), answered: Arc::new(Semaphore::new(0)), clients: JoinSet::new() };
         for _ in 0..2 {
             let mut client = Client::connect(address).await?;
             let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
@@ -31,7 +34,7 @@ impl Load {
                     let answer = client.get(HOST, "/").await?;
                     anyhow::ensure!(answer.status() == 200, "HTTP/1.1 request {count}: {answer:?}");
                     count += 1;
-                    answered.fetch_add(1, Ordering::Relaxed);
+                    answered.add_permits(1);
                 }
                 Ok(count)
             });
@@ -46,7 +49,7 @@ impl Load {
                     let answer = http2.send(request).await?;
                     anyhow::ensure!(answer.head.status() == 200, "HTTP/2 request {count}: {:?}", answer.head);
                     count += 1;
-                    answered.fetch_add(1, Ordering::Relaxed);
+                    answered.add_permits(1);
                 }
                 Ok(count)
             });
@@ -74,15 +77,19 @@ impl Load {
         Ok(load)
     }
 
-    /// Waits until so many more requests have been answered.
-    async fn answered(&self, more: usize) -> anyhow::Result<()> {
-        let goal = self.answered.load(Ordering::Relaxed) + more;
-        portway_testkit::soon("requests under load", async {
-            while self.answered.load(Ordering::Relaxed) < goal {
-                tokio::task::yield_now().await;
+    /// Waits until so many more requests have been answered; fails if a client has failed.
+    async fn answered(&mut self, more: u32) -> anyhow::Result<()> {
+        let answered = Arc::clone(&self.answered);
+        answered.forget_permits(usize::MAX);
+        tokio::select! {
+            permits = portway_testkit::soon("requests under load", answered.acquire_many(more)) => {
+                permits??.forget();
+                Ok(())
             }
-        })
-        .await
+            Some(ended) = self.clients.join_next() => {
+                anyhow::bail!("a client has ended after {} requests", ended??)
+            }
+        }
     }
 
     /// Stops; fails with the first client that failed. The least that any client was answered is returned.
@@ -123,7 +130,7 @@ async fn hundreds_of_route_edits_fail_no_request() -> anyhow::Result<()> {
     };
     let mut gateway = Gateway::from_yaml(&edit(0))?;
     let address = gateway.addr("http")?;
-    let load = Load::on(address, true).await?;
+    let mut load = Load::on(address, true).await?;
     for nth in 1..=300 {
         gateway.apply(&edit(nth))?;
         let seen = Client::connect(address).await?.get(HOST, "/").await?;
@@ -143,7 +150,7 @@ async fn a_roll_of_all_endpoints_fails_no_request() -> anyhow::Result<()> {
         documents([GATEWAY, &route("r", "- backendRefs: [{name: rolled, port: 80}]"), &service])
     };
     let mut gateway = Gateway::from_yaml(&of(&origins))?;
-    let load = Load::on(gateway.addr("http")?, false).await?;
+    let mut load = Load::on(gateway.addr("http")?, false).await?;
     let mut retired = Vec::new();
     for _ in 0..20 {
         origins.push(Origin::named("pod").await?);
@@ -168,7 +175,7 @@ async fn other_listeners_come_and_go_without_a_trace() -> anyhow::Result<()> {
         documents([&gateway, &route("r", "- backendRefs: [{name: a, port: 80}]"), &service])
     };
     let mut gateway = Gateway::from_yaml(&with(""))?;
-    let load = Load::on(gateway.addr("http")?, false).await?;
+    let mut load = Load::on(gateway.addr("http")?, false).await?;
     for _ in 0..10 {
         gateway.apply(&with(more))?;
         let extra = gateway.addr("more")?;
