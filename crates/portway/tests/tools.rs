@@ -1,0 +1,115 @@
+//! check, explain and get, as users call them.
+
+#[allow(dead_code, reason = "shared by tests that each use a part")]
+mod binary;
+
+use binary::portway;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn check_tells_usable_from_broken_from_missing() -> anyhow::Result<()> {
+    let good = portway(&["check", "examples"])?;
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good.stdout));
+    assert!(text(&good.stdout).contains("0 errors, 1 warning"), "{}", text(&good.stdout));
+    assert_eq!(portway(&["check", "--strict", "examples"])?.status.code(), Some(1));
+    assert_eq!(portway(&["check", "no/such/folder"])?.status.code(), Some(2));
+    assert_eq!(portway(&["check"])?.status.code(), Some(2));
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("route.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: r\nspec:\n  rules:\n    - matches:\n        - path:\n            value: no-slash\n",
+    )?;
+    let bad = portway(&["check", &file.to_string_lossy()])?;
+    assert_eq!(bad.status.code(), Some(1));
+    let said = text(&bad.stdout);
+    assert!(said.contains("route.yaml:8:"), "{said}");
+    assert!(said.contains("HTTPRoute default/r"), "{said}");
+    assert!(said.contains("^^^"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn explain_names_the_winner_and_why() -> anyhow::Result<()> {
+    let told = portway(&[
+        "explain",
+        "-f",
+        "examples/quickstart",
+        "GET",
+        "https://shop.example.com:8443/cart",
+        "-H",
+        "x-canary: yes",
+    ])?;
+    let said = text(&told.stdout);
+    assert!(
+        said.contains("HTTPRoute store/shop spec.rules[0] (canary)  examples/quickstart/store/routes.yaml:"),
+        "{said}"
+    );
+    assert!(said.contains("100.0%  Service store/cart-v2:80"), "{said}");
+    assert!(said.contains("the winner asks for more headers"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn explain_follows_the_operators_redirect_in_json_too() -> anyhow::Result<()> {
+    let told = portway(&[
+        "explain",
+        "-f",
+        "examples/quickstart",
+        "GET",
+        "http://shop.example.com/api/x",
+        "-o",
+        "json",
+    ])?;
+    let story: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!(story["answer"]["status"], 301);
+    assert_eq!(story["answer"]["location"], "https://shop.example.com:8443/api/x");
+    let then = &story["then"];
+    assert_eq!(then["listener"]["port"], 8443);
+    assert_eq!(then["backends"][0]["to"], "Service store/catalog:80");
+    assert_eq!(then["backends"][0]["sent"], "GET /v2/x, host shop.example.com:8443");
+    Ok(())
+}
+
+#[test]
+fn explain_tells_why_nothing_serves() -> anyhow::Result<()> {
+    let explain = |arguments: &[&str]| {
+        let told = portway(&[&["explain", "-f", "examples/quickstart", "-o", "json"], arguments].concat())?;
+        anyhow::Ok(serde_json::from_slice::<serde_json::Value>(&told.stdout)?)
+    };
+    assert_eq!(explain(&["GET", "https://party.example.com/"])?["answer"]["status"], 404);
+    assert_eq!(explain(&["GET", "https://shop.example.com/nothing"])?["answer"]["status"], 404);
+    assert_eq!(explain(&["GET", "https://shop.example.com/../x"])?["answer"]["status"], 400);
+    let refused = explain(&["GET", "https://example.org/"])?;
+    assert!(
+        refused["answer"]["why"].as_str().is_some_and(|why| why.contains("handshake is refused")),
+        "{refused}"
+    );
+    let closed = explain(&["GET", "https://shop.example.com:9999/"])?;
+    assert!(closed["answer"]["why"].as_str().is_some_and(|why| why.contains("8443")), "{closed}");
+    Ok(())
+}
+
+#[test]
+fn get_prints_what_kubectl_would() -> anyhow::Result<()> {
+    let table = text(&portway(&["get", "-f", "examples/quickstart", "gateways"])?.stdout);
+    let columns: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(columns[0], ["NAMESPACE", "NAME", "CLASS", "ADDRESS", "PROGRAMMED", "AGE"]);
+    assert_eq!(columns[1], ["infra", "shared", "portway", "127.0.0.1", "True", "<unknown>"]);
+    let json =
+        portway(&["get", "-f", "examples/quickstart", "httproute", "party", "-n", "guest", "-o", "json"])?;
+    let route: serde_json::Value = serde_json::from_slice(&json.stdout)?;
+    assert_eq!(route["apiVersion"], "gateway.networking.k8s.io/v1");
+    let accepted = &route["status"]["parents"][0]["conditions"][0];
+    assert_eq!((&accepted["type"], &accepted["status"]), (&"Accepted".into(), &"False".into()));
+    assert_eq!(accepted["reason"], "NotAllowedByListeners");
+    let yaml =
+        text(&portway(&["get", "-f", "examples/quickstart", "gateways", "shared", "-o", "yaml"])?.stdout);
+    assert!(yaml.contains("attachedRoutes: 3"), "{yaml}");
+    assert_eq!(portway(&["get", "-f", "examples/quickstart", "httproute", "nobody"])?.status.code(), Some(1));
+    Ok(())
+}
