@@ -164,7 +164,8 @@ impl TlsTable {
 
     /// The configuration for a client that asks for this name. A client that names none, or an IP address
     /// (which is no server name: RFC 6066 section 3), gets the listener for all hosts, or else the last one,
-    /// which is the least specific: its requests are routed by their Host all the same.
+    /// which is the least specific (`PortTable::shown_listener` has the same rule: requests for the hosts
+    /// of other listeners are misdirected).
     fn select(&self, server_name: Option<&str>) -> Result<&Arc<ServerConfig>, Refusal> {
         let listener = match server_name {
             Some(name) => self.listeners.iter().find(|l| l.hostname.matches(name)),

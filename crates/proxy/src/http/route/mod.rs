@@ -122,6 +122,15 @@ impl PortTable {
         self.listeners.get(self.index(tls).matching(name).next()? as usize)
     }
 
+    /// The listener whose certificate a TLS client was shown: that of its server name; for a client that
+    /// named none, the least specific one.
+    pub fn shown_listener(&self, tls: &TlsInfo) -> Option<&Arc<ListenerTable>> {
+        match &tls.server_name {
+            Some(name) => self.select_listener(true, name),
+            None => self.listeners.iter().rfind(|listener| is_tls(listener.plan())),
+        }
+    }
+
     /// Finds the entry for a request: the listener by its host, then each host whose pattern matches, the
     /// most specific first, until an entry matches.
     ///
@@ -148,12 +157,11 @@ impl PortTable {
     ) -> Result<Matched<'a>, FaultKind> {
         let name = head.authority.host();
         let listener = self.select_listener(tls.is_some(), name).ok_or(FaultKind::NoRoute)?;
-        if let Some(tls) = tls {
-            let server_name = tls.server_name.as_deref().unwrap_or_default();
-            let shown = (server_name != name).then(|| self.select_listener(true, server_name));
-            if shown.is_some_and(|shown| !shown.is_some_and(|shown| Arc::ptr_eq(shown, listener))) {
-                return Err(FaultKind::Misdirected);
-            }
+        if let Some(tls) = tls
+            && tls.server_name.as_deref() != Some(name)
+            && !self.shown_listener(tls).is_some_and(|shown| Arc::ptr_eq(shown, listener))
+        {
+            return Err(FaultKind::Misdirected);
         }
         let mut found = None;
         for host in listener.matching(name) {

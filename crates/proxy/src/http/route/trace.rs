@@ -140,10 +140,7 @@ impl<'a> Trace<'a> {
         let listeners = port.index(tls.is_some()).matching(name);
         Self {
             listeners: listeners.filter_map(|at| Some(port.listeners.get(at as usize)?.as_ref())).collect(),
-            shown: tls.and_then(|tls| {
-                let name = tls.server_name.as_deref().unwrap_or_default();
-                port.select_listener(true, name).map(AsRef::as_ref)
-            }),
+            shown: tls.and_then(|tls| Some(port.shown_listener(tls)?.as_ref())),
             omitted: all - entries.len(),
             hosts: story.hosts,
             entries,

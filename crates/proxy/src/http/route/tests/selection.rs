@@ -110,6 +110,22 @@ fn a_host_that_no_listener_has_is_not_found() {
     assert_eq!(route_of(&table, &head, Some(Some("a.example"))), Err(FaultKind::NoRoute));
 }
 
+/// Else a client that names no server would get around what another listener asks of clients.
+#[test]
+fn without_a_server_name_the_least_specific_listener_is_shown() {
+    let table = compile(
+        &port(vec![
+            listener("a.example", true, vec![site("a.example", "a")]),
+            listener("*.example", true, vec![site("*.example", "wild")]),
+        ]),
+        None,
+    );
+    for (authority, wanted) in [("b.example", Ok("wild")), ("a.example", Err(FaultKind::Misdirected))] {
+        let head = request("GET", &format!("https://{authority}/"));
+        assert_eq!(route_of(&table, &head, Some(None)).as_deref(), wanted.as_deref(), "{authority}");
+    }
+}
+
 #[test]
 fn plain_text_and_tls_on_one_port_are_apart() {
     let table = compile(
