@@ -65,7 +65,8 @@ async fn only_reads_and_only_for_those_who_know_its_name() -> anyhow::Result<()>
 #[tokio::test]
 async fn an_address_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let admin = Some(taken.local_addr().expect("an address"));
-    let error = Proxy::start(Options { admin, ..options(1) }).err().expect("in use").to_string();
-    assert!(error.contains(&admin.expect("an address").to_string()) && error.contains("in use"), "{error}");
+    let address = taken.local_addr().expect("an address");
+    let error =
+        Proxy::start(Options { admin: Some(address), ..options(1) }).err().expect("in use").to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
 }

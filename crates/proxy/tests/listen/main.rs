@@ -2,6 +2,7 @@
 
 mod admin;
 mod apply;
+mod hostile;
 mod observe;
 mod plans;
 mod shutdown;
