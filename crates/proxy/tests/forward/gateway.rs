@@ -13,6 +13,7 @@ use portway_plan::{
     Share, Source, Target, Timeouts, Transport,
 };
 use portway_proxy::drain::Drain;
+use portway_proxy::http::h2::server;
 use portway_proxy::http::route::PortTable;
 use portway_proxy::http::service::Gateway;
 use portway_proxy::http::{Connection, Handler, Request, Response, h1};
@@ -198,6 +199,28 @@ impl Harness {
         harness
     }
 
+    /// A connection of HTTP/2 to the gateway.
+    pub(crate) async fn connect_h2(&self) -> h2::client::SendRequest<Bytes> {
+        let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let handler = Rc::new(self.clone());
+        let address = self.address;
+        spawn_local(async move {
+            let connection = Rc::new(Connection { peer: address, local: address, port: 80, tls: None });
+            let limits = Rc::new(portway_proxy::Limits::default());
+            let settings = server::Settings {
+                limits: &limits,
+                recorder: Rc::new(Recorder::detached()),
+                drain: Drain::default().watch(),
+            };
+            server::serve(theirs, Bytes::new(), connection, handler, settings).await;
+        });
+        let (send, connection) = h2::client::handshake(ours).await.expect("a handshake");
+        spawn_local(async move {
+            let _ = connection.await;
+        });
+        send
+    }
+
     /// Takes another plan over.
     pub(crate) fn apply(&self, setup: &Setup) {
         let plan = setup.plan();
@@ -256,10 +279,15 @@ pub(crate) fn status(head: &str) -> u16 {
     head.split(' ').nth(1).and_then(|text| text.parse().ok()).expect("a status")
 }
 
-/// Runs a test on a worker's kind of runtime.
+/// Runs a test on a worker's kind of runtime, for at most a minute.
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    run_within(Duration::from_secs(60), test);
+}
+
+/// The same, for tests that pause the clock.
+pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(Duration::from_secs(60), test).await.expect("in time");
+        tokio::time::timeout(limit, test).await.expect("in time");
     });
 }

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use crate::gateway::{Harness, Setup, run};
+use crate::gateway::{Harness, Setup, run, run_within};
 
 /// An HTTP/2 origin: requests as `act` serves them, each in a task of its own.
 struct Origin {
@@ -418,5 +418,108 @@ fn a_client_of_http_1_reaches_a_backend_of_http_2() {
         let chunked = "POST /path?q=1 HTTP/1.1\r\nHost: shop.example.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         assert_eq!(client.send(chunked).await, (200, "abc None".into()));
         assert_eq!(a.accepted.get(), 1);
+    });
+}
+
+/// A call over the wire: what to send on, and its response.
+async fn wire_call(
+    send: &h2::client::SendRequest<Bytes>,
+) -> (h2::SendStream<Bytes>, h2::client::ResponseFuture) {
+    let request = http::Request::post("http://grpc.example.com/pkg.Service/Method")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .expect("a request");
+    let mut send = send.clone().ready().await.expect("ready");
+    let (response, stream) = send.send_request(request, false).expect("send");
+    (stream, response)
+}
+
+#[test]
+fn from_http_2_to_http_2_a_silent_call_lives_until_it_is_idle() {
+    run_within(Duration::from_secs(3600), async {
+        let a = origin(100, echo).await;
+        let mut setup = setup(a.address);
+        setup.limits.stream_idle_timeout = Duration::from_secs(300);
+        let gateway = Harness::start(&setup).await;
+        let send = gateway.connect_h2().await;
+        let (mut stream, response) = wire_call(&send).await;
+        let mut body = response.await.expect("a response").into_body();
+        tokio::time::pause();
+        for piece in ["one", "two"] {
+            stream.send_data(Bytes::from_static(piece.as_bytes()), false).expect("send");
+            assert_eq!(body.data().await.expect("a piece").expect("no error"), piece);
+            // Longer than any single direction of a plain request may be silent.
+            tokio::time::sleep(Duration::from_secs(200)).await;
+        }
+        let begun = tokio::time::Instant::now();
+        assert!(body.data().await.expect("an end").is_err());
+        assert!(begun.elapsed() < Duration::from_secs(200), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn from_http_2_to_http_2_with_trailers_both_ways() {
+    run(async {
+        let a = origin(100, echo).await;
+        let gateway = Harness::start(&setup(a.address)).await;
+        let send = gateway.connect_h2().await;
+        let (mut stream, response) = wire_call(&send).await;
+        stream.send_data(Bytes::from_static(b"ping"), false).expect("send");
+        let mut map = HeaderMap::new();
+        map.insert("x-checksum", HeaderValue::from_static("abc"));
+        stream.send_trailers(map).expect("send");
+        let mut body = response.await.expect("a response").into_body();
+        assert_eq!(body.data().await.expect("a piece").expect("no error"), "ping");
+        assert!(body.data().await.is_none());
+        let got = body.trailers().await.expect("no error").expect("trailers");
+        assert_eq!(
+            (&got["grpc-status"], &got["x-checksum"]),
+            (&"0".parse().unwrap(), &"abc".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn many_calls_at_once_over_one_connection() {
+    run(async {
+        let a = origin(50, echo).await;
+        let gateway = Harness::start(&setup(a.address)).await;
+        let send = gateway.connect_h2().await;
+        let calls = (0..100).map(|index| {
+            let send = send.clone();
+            async move {
+                let (mut stream, response) = wire_call(&send).await;
+                let text = format!("{index} ").repeat(10_000);
+                let mut left = Bytes::from(text.clone());
+                let sending = async {
+                    while !left.is_empty() {
+                        stream.reserve_capacity(left.len());
+                        let room = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("open").expect("room");
+                        let piece = left.split_to(room.min(left.len()));
+                        let last = left.is_empty();
+                        stream.send_data(piece, last).expect("send");
+                    }
+                };
+                let reading = async {
+                    let mut body = response.await.expect("a response").into_body();
+                    let mut all = Vec::new();
+                    while let Some(data) = body.data().await {
+                        let data = data.expect("no error");
+                        let _ = body.flow_control().release_capacity(data.len());
+                        all.extend_from_slice(&data);
+                    }
+                    assert_eq!(
+                        body.trailers().await.expect("no error").expect("trailers")["grpc-status"],
+                        "0"
+                    );
+                    all
+                };
+                let ((), got) = tokio::join!(sending, reading);
+                assert!(got == text.as_bytes(), "call {index}: {} bytes of {}", got.len(), text.len());
+            }
+        });
+        futures_util::future::join_all(calls).await;
+        assert_eq!(gateway.in_flight("a"), 0);
     });
 }

@@ -279,7 +279,10 @@ async fn run(
             failed.replace(Some(fault));
             stream.send_reset(Reason::CANCEL);
         }
-        Err(body::SendError::Stalled) => stream.send_reset(Reason::CANCEL),
+        Err(body::SendError::Stalled) => {
+            failed.replace(Some(FaultKind::UpstreamTimeout.into()));
+            stream.send_reset(Reason::CANCEL);
+        }
         Ok(()) | Err(body::SendError::Reset(_) | body::SendError::Connection(_)) => {}
     }
 }

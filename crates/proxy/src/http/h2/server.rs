@@ -283,6 +283,9 @@ impl Stream {
 
     fn request(&self, received: Received, stream: RecvStream, sender: &Sender) -> Request {
         let Received { head, expects_continue, content_length } = received;
+        // A stream of gRPC may be silent in one direction for as long as the call likes; what bounds it is
+        // the call as a whole.
+        let grpc = reply::is_grpc(head.headers.get("content-type"));
         let body = if stream.is_end_stream() {
             Body::Empty
         } else {
@@ -295,7 +298,7 @@ impl Stream {
                     })
                 }),
                 proceed: expects_continue.then(|| sender.clone()),
-                patience: self.streams.limits.body_timeout,
+                patience: (!grpc).then_some(self.streams.limits.body_timeout),
                 waiting: None,
             }))
         };
@@ -318,11 +321,12 @@ impl Stream {
     }
 }
 
-/// A request's body: sends `100 Continue` when it is wanted, and waits only so long for each piece.
+/// A request's body: sends `100 Continue` when it is wanted, and waits only so long for each piece, if there
+/// is a limit.
 struct ClientBody {
     incoming: Incoming,
     proceed: Option<Sender>,
-    patience: Duration,
+    patience: Option<Duration>,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -336,7 +340,7 @@ impl BodySource for ClientBody {
             self.waiting = None;
             return Poll::Ready(frame);
         }
-        let patience = self.patience;
+        let Some(patience) = self.patience else { return Poll::Pending };
         ready!(self.waiting.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx));
         Poll::Ready(Some(Err(FaultKind::RequestTimeout.into())))
     }
