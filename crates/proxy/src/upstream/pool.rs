@@ -240,7 +240,23 @@ impl Pools {
             .fold((0, 0), |(h1, h2), pool| (h1 + pool.idle.borrow().len(), h2 + pool.shared.borrow().len()))
     }
 
-    /// Closes what has idled for too long or leads to endpoints that have left.
+    /// Closes what leads to endpoints that have left.
+    fn leave(&self) {
+        let mut left = Vec::new();
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            let removed = pool.endpoint.is_removed();
+            if removed {
+                left.push(pool.clone());
+            }
+            !removed
+        });
+        for pool in left {
+            pool.idle.take();
+            pool.shared.take();
+        }
+    }
+
+    /// Closes what has idled for too long.
     fn purge(&self) {
         let now = Instant::now();
         let mut closing = Vec::new();
@@ -289,8 +305,9 @@ async fn sweep(pools: Weak<Pools>, mut departures: watch::Receiver<u64>) {
             _ = tick.tick() => true,
         };
         let Some(pools) = pools.upgrade() else { return };
-        pools.purge();
+        pools.leave();
         if ticked {
+            pools.purge();
             pools.expire();
         }
     }
@@ -379,14 +396,13 @@ impl Pool {
 
     fn purge(&self, now: Instant, idle_timeout: Duration, closing: &mut Vec<Idle>) {
         self.now.set(now);
-        let removed = self.endpoint.is_removed();
         closing.clear();
         {
             let mut idle = self.idle.borrow_mut();
             // Swapped out, not dropped under the borrow.
             let all = std::mem::take(&mut *idle);
             for mut entry in all {
-                if !removed && now.duration_since(entry.since) < idle_timeout && entry.client.is_alive() {
+                if now.duration_since(entry.since) < idle_timeout && entry.client.is_alive() {
                     idle.push(entry);
                 } else {
                     closing.push(entry);
@@ -394,8 +410,7 @@ impl Pool {
             }
         }
         self.shared.borrow_mut().retain(|client| {
-            !removed
-                && client.is_usable()
+            client.is_usable()
                 && client.idle_since().is_none_or(|since| now.duration_since(since) < idle_timeout)
         });
     }

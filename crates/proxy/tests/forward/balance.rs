@@ -216,3 +216,57 @@ fn an_endpoint_that_refuses_is_passed_over() {
         assert_eq!(gateway.get("/").await.0, 503);
     });
 }
+
+#[test]
+fn who_waits_gets_the_connection_that_becomes_free() {
+    run(async {
+        let a = origin(|_| Act::Late(Duration::from_millis(30), 200)).await;
+        let mut setup = Setup::to(&[a.address]);
+        setup.limits.connections_per_endpoint = 1;
+        let gateway = Harness::start(&setup).await;
+        let requests = (0..5).map(|_| gateway.get("/"));
+        for answer in futures_util::future::join_all(requests).await {
+            assert_eq!(answer, (200, "late".into()));
+        }
+        assert_eq!(a.accepted.get(), 1);
+    });
+}
+
+#[test]
+fn a_roll_of_all_endpoints_loses_no_request() {
+    run(async {
+        let mut old = origin(|_| Act::Late(Duration::from_millis(5), 200)).await;
+        let gateway = Harness::start(&Setup::to(&[old.address])).await;
+        let done = Rc::new(Cell::new(false));
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let (gateway, done) = (gateway.clone(), done.clone());
+                tokio::task::spawn_local(async move {
+                    let mut client = gateway.connect().await;
+                    let mut count = 0;
+                    while !done.get() {
+                        let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
+                        assert_eq!(client.send(post).await, (200, "late".into()));
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for _ in 0..20 {
+            let new = origin(|_| Act::Late(Duration::from_millis(5), 200)).await;
+            gateway.apply(&Setup::to(&[new.address]));
+            // Takes no new connections; those that it has end when the gateway lets go of them.
+            let last = std::mem::replace(&mut old, new);
+            let open = last.open.clone();
+            drop(last);
+            while open.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        done.set(true);
+        for client in clients {
+            assert!(client.await.expect("no failure") > 0);
+        }
+    });
+}
