@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::{ObjectKey, Time};
 use portway_store::{Changes, FileSource, Resources};
 use portway_translate::{Options, Problem, Problems, Translation, Translator};
+use time::OffsetDateTime;
 
 use crate::demo::Backends;
 use crate::places::Places;
@@ -46,7 +46,9 @@ impl World {
 /// clients of one machine find it.
 pub(crate) fn options() -> Options {
     let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    Options { addresses, ..Options::new(Time(SystemTime::now().into())) }
+    // metav1.Time has whole seconds.
+    let now = OffsetDateTime::now_utc().truncate_to_second();
+    Options { addresses, ..Options::new(Time(now)) }
 }
 
 /// Problems that are in `now` and not in `before`, as diagnostics with their places.

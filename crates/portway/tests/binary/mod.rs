@@ -10,16 +10,16 @@ use anyhow::{Context as _, bail};
 use portway_testkit::PATIENCE;
 
 /// A running `portway run`; killed when it is dropped.
-pub struct Portway {
+pub(crate) struct Portway {
     child: Child,
     lines: Receiver<String>,
     /// What it has printed so far.
-    pub printed: String,
+    pub(crate) printed: String,
 }
 
 impl Portway {
     /// Starts `portway run` on free ports, and waits until it serves.
-    pub fn run(folder: &Path, options: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn run(folder: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portway"));
         command
             .args(["run", "--free-ports", "--admin", "127.0.0.1:0", "--workers", "2"])
@@ -29,7 +29,7 @@ impl Portway {
     }
 
     /// Starts a command, and waits until it serves.
-    pub fn from(mut command: Command) -> anyhow::Result<Self> {
+    pub(crate) fn from(mut command: Command) -> anyhow::Result<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("its standard output")?;
         let (sender, lines) = mpsc::channel();
@@ -46,7 +46,7 @@ impl Portway {
     }
 
     /// Reads until a line with this text comes; returns the line.
-    pub fn wait_for(&mut self, text: &str) -> anyhow::Result<String> {
+    pub(crate) fn wait_for(&mut self, text: &str) -> anyhow::Result<String> {
         loop {
             let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
                 bail!("{text:?} was not printed; this was:\n{}", self.printed);
@@ -60,7 +60,7 @@ impl Portway {
     }
 
     /// The address of a listener, as it was printed.
-    pub fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
+    pub(crate) fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
         let line =
             self.printed.lines().map(str::trim).find(|line| line.starts_with(&format!("{listener} HTTP")));
         let address = line.and_then(|line| line.split(' ').nth(2)).context("the listener's line")?;
@@ -68,14 +68,14 @@ impl Portway {
     }
 
     /// Asks it to end.
-    pub fn terminate(&self) -> anyhow::Result<()> {
+    pub(crate) fn terminate(&self) -> anyhow::Result<()> {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         anyhow::ensure!(status.success());
         Ok(())
     }
 
     /// Waits until it has ended.
-    pub fn ended(mut self) -> anyhow::Result<(ExitStatus, String)> {
+    pub(crate) fn ended(mut self) -> anyhow::Result<(ExitStatus, String)> {
         let status = self.child.wait()?;
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             self.printed += &line;
@@ -93,17 +93,17 @@ impl Drop for Portway {
 }
 
 /// Runs the binary to its end.
-pub fn portway(arguments: &[&str]) -> anyhow::Result<Output> {
+pub(crate) fn portway(arguments: &[&str]) -> anyhow::Result<Output> {
     Ok(Command::new(env!("CARGO_BIN_EXE_portway")).args(arguments).current_dir(root()).output()?)
 }
 
 /// The root of the repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// A copy of a folder, for tests that edit it.
-pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

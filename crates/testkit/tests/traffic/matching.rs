@@ -4,12 +4,11 @@ use portway_testkit::{Client, Gateway};
 
 use crate::{GATEWAY, HOST, documents, named, route};
 
+/// Method, target, headers, and who answers.
+type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
+
 /// Sends requests (method, target, header) and compares who answers.
-async fn answers(
-    rules: &str,
-    names: [&str; 3],
-    expected: &[(&str, &str, &[(&str, &str)], &str)],
-) -> anyhow::Result<()> {
+async fn answers(rules: &str, names: [&str; 3], expected: &[Case]) -> anyhow::Result<()> {
     let (_origins, services) = named(names).await?;
     let gateway = Gateway::from_yaml(&documents([GATEWAY, &route("r", rules), &services]))?;
     let mut client = Client::connect(gateway.addr("http")?).await?;
