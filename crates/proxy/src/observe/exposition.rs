@@ -268,7 +268,7 @@ impl HistogramSum {
     }
 
     fn encode(&self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
-        let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(self.counts).collect();
         encoder.encode_histogram::<NoLabelSet>(self.seconds, self.counts.iter().sum(), &buckets, None)
     }
