@@ -171,7 +171,9 @@ fn fetch_in(scratch: &Path) -> anyhow::Result<PathBuf> {
 
 fn rustfmt(text: &str) -> anyhow::Result<String> {
     let mut child = Command::new("rustfmt")
-        .args(["--edition", "2024", "--config", "max_width=110,use_small_heuristics=Max"])
+        .args(["--edition", "2024"])
+        // Where rustfmt.toml is.
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::{self, Read as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -290,8 +291,13 @@ fn read_file(
             }
             let most = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
             let limits = yaml::Limits { bytes: most, ..yaml::Limits::default() };
-            let content = Box::new(read::read(name, &bytes, &limits, served));
-            Outcome::Read { stamp, hash, content }
+            // Whatever is wrong with one file, or with how it is read, the others go on.
+            let content = catch_unwind(AssertUnwindSafe(|| read::read(name, &bytes, &limits, served)));
+            let content = content.unwrap_or_else(|_| {
+                let why = Diagnostic::error("a defect of Portway: reading this file panicked").in_file(name);
+                Content::unreadable(why.hint("please report it, with the file if you can"))
+            });
+            Outcome::Read { stamp, hash, content: Box::new(content) }
         }
         Ok(Bytes::Refused(stamp, refused)) => {
             Outcome::Read { stamp, hash: None, content: Box::new(Content::unreadable(*refused)) }

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! A clone of [`Resources`] is a snapshot: it costs a few pointers, and shares with later ones what did not change.
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 

@@ -93,8 +93,12 @@ impl Content {
             Ok(object) => self.objects.push(object),
             Err(error) => {
                 let span = document.locate(&FieldPath::default()).value;
-                let why = Diagnostic::error(error.to_string()).about(key.to_string());
-                self.diagnostics.push(why.at(document.source(), span, key.kind != KindId::Secret));
+                let secret = key.kind == KindId::Secret;
+                // The error may quote what it could not read.
+                let message =
+                    if secret { "cannot be read as a Secret".to_owned() } else { error.to_string() };
+                let why = Diagnostic::error(message).about(key.to_string());
+                self.diagnostics.push(why.at(document.source(), span, !secret));
                 self.refused.push(key);
             }
         }

@@ -109,12 +109,14 @@ pub(crate) fn scan(
         enter,
         watched: HashSet::new(),
         seen: HashSet::new(),
+        new: Vec::new(),
         bytes: 0,
         refused: 0,
     };
     for root in roots {
         walk.root(root);
     }
+    walk.admit_new();
     if walk.refused > 0 {
         let Limits { files, total_bytes, .. } = *limits;
         walk.scan.diagnostics.push(Diagnostic::error(format!(
@@ -135,6 +137,8 @@ struct Walk<'a> {
     watched: HashSet<(u64, u64)>,
     /// Files and folders by inode: what can be reached by two paths is read once.
     seen: HashSet<(u64, u64)>,
+    /// Files that were not read before.
+    new: Vec<(PathBuf, Found)>,
     bytes: u64,
     refused: usize,
 }
@@ -214,18 +218,43 @@ impl Walk<'_> {
         if !self.seen.insert(inode(metadata)) {
             return;
         }
-        // Files that are too large are not read, so they do not count.
-        let bytes = if metadata.size() > self.limits.file_bytes { 0 } else { metadata.size() };
-        let before = (self.known)(path);
-        let full = self.scan.files.len() >= self.limits.files || self.bytes + bytes > self.limits.total_bytes;
-        if full && before.is_none_or(|before| before < bytes) {
-            self.refused += 1;
-            self.scan.unreadable.insert(path.to_owned());
-            return;
-        }
-        self.bytes += bytes;
         let found = Found { name: text.into(), stamp: Stamp::of(metadata) };
-        self.scan.files.insert(path.to_owned(), found);
+        match (self.known)(path) {
+            // Counted first, and however many they are: what serves stays.
+            Some(before) if self.counted(&found) <= before || self.bytes < self.limits.total_bytes => {
+                self.admit(path.to_owned(), found);
+            }
+            Some(_) => self.refuse(path.to_owned()),
+            None if self.new.len() < self.limits.files => self.new.push((path.to_owned(), found)),
+            None => self.refused += 1,
+        }
+    }
+
+    /// Admits new files, in order, as far as the limits go.
+    fn admit_new(&mut self) {
+        for (path, found) in std::mem::take(&mut self.new) {
+            let bytes = self.bytes + self.counted(&found);
+            if self.scan.files.len() < self.limits.files && bytes <= self.limits.total_bytes {
+                self.admit(path, found);
+            } else {
+                self.refuse(path);
+            }
+        }
+    }
+
+    fn admit(&mut self, path: PathBuf, found: Found) {
+        self.bytes += self.counted(&found);
+        self.scan.files.insert(path, found);
+    }
+
+    fn refuse(&mut self, path: PathBuf) {
+        self.refused += 1;
+        self.scan.unreadable.insert(path);
+    }
+
+    /// The bytes that count: files that are too large are not read.
+    fn counted(&self, found: &Found) -> u64 {
+        if found.stamp.bytes > self.limits.file_bytes { 0 } else { found.stamp.bytes }
     }
 
     /// Watches the folder that holds a root, or the nearest that exists: the root may be replaced, or appear.

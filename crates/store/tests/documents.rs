@@ -2,9 +2,9 @@
 
 use portway_api::core::{EndpointSlice, Namespace, Secret, Service};
 use portway_api::gateway::{Gateway, HTTPRoute, PathMatchType};
-use portway_api::object::KindId;
+use portway_api::object::{KindId, ObjectKey};
 use portway_api::validate::Validator;
-use portway_store::{Loaded, Resources};
+use portway_store::{Change, Changes, Loaded, Resources};
 
 fn findings(text: &str) -> Vec<String> {
     Loaded::from_documents("f.yaml", text).diagnostics.iter().map(|found| found.one_line()).collect()
@@ -201,4 +201,32 @@ fn a_bad_secret_is_told_without_its_contents() {
     let found: Vec<_> = loaded.diagnostics.iter().map(|found| found.render(false)).collect();
     assert_eq!(found.len(), 1);
     assert!(!found[0].contains('!'), "what a Secret holds is never shown: {found:?}");
+}
+
+#[test]
+fn objects_are_in_order_of_namespace_and_name() {
+    let services = ["b/z", "a/y", "b/a", "c/x", "b/m"].map(|name| {
+        let (namespace, name) = name.split_once('/').unwrap();
+        format!("---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{ports: [{{port: 1}}]}}}}\n")
+    });
+    let resources = Resources::from_documents(&services.concat()).unwrap();
+    let all: Vec<_> = resources.all::<Service>().map(|service| service.key.to_string()).collect();
+    assert_eq!(all, ["Service a/y", "Service b/a", "Service b/m", "Service b/z", "Service c/x"]);
+    let some: Vec<_> = resources.in_namespace::<Service>("b").map(|service| &*service.key.name).collect();
+    assert_eq!(some, ["a", "m", "z"]);
+    assert_eq!(resources.in_namespace::<Service>("bb").count(), 0);
+}
+
+#[test]
+fn changes_add_up_to_what_is_different_in_the_end() {
+    let key = ObjectKey::new(KindId::Service, "a", "b");
+    let after = |steps: &[Change]| {
+        let mut changes = Changes::default();
+        steps.iter().for_each(|step| changes.record(key.clone(), *step));
+        changes.get(&key)
+    };
+    assert_eq!(after(&[Change::Added, Change::Removed]), None);
+    assert_eq!(after(&[Change::Added, Change::Changed]), Some(Change::Added));
+    assert_eq!(after(&[Change::Removed, Change::Added]), Some(Change::Changed));
+    assert_eq!(after(&[Change::Changed, Change::Removed]), Some(Change::Removed));
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use portway_api::core::ConfigMap;
-use portway_store::{FileSource, Handle, Loaded, Resources, Update};
+use portway_store::{FileSource, Handle, Limits, Loaded, Resources, Update};
 use tempfile::TempDir;
 
 /// No test waits so long unless it fails.
@@ -325,6 +325,24 @@ fn a_file_that_fails_while_it_is_read_takes_nothing_back() {
     fs::rename(files.path("next"), files.path("a.yaml")).unwrap();
     files.becomes(&["x=2"]);
     assert_eq!(files.errors(), "");
+}
+
+#[test]
+fn a_limit_keeps_out_what_is_new_and_takes_nothing_back() {
+    let folder = TempDir::new().unwrap();
+    for name in ["b", "c", "d"] {
+        fs::write(folder.path().join(format!("{name}.yaml")), map(name, "1")).unwrap();
+    }
+    let limits = Limits { files: 2, ..Limits::default() };
+    let (mut source, loaded) = FileSource::open_within([folder.path().to_owned()], limits);
+    assert_eq!(objects(&loaded.resources), ["b=1", "c=1"]);
+    assert!(loaded.diagnostics[0].one_line().contains("too many files: 1 are not read"));
+    fs::write(folder.path().join("a.yaml"), map("a", "1")).unwrap();
+    let update = source.next().unwrap();
+    assert!(update.news[0].one_line().contains("too many files: 2 are not read"), "{:?}", update.news);
+    assert_eq!(objects(&update.resources), ["b=1", "c=1"]);
+    fs::remove_file(folder.path().join("b.yaml")).unwrap();
+    assert_eq!(objects(&source.next().unwrap().resources), ["a=1", "c=1"]);
 }
 
 #[test]
