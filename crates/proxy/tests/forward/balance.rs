@@ -254,6 +254,9 @@ fn a_roll_of_all_endpoints_loses_no_request() {
             })
             .collect();
         for _ in 0..20 {
+            while old.seen.borrow().len() < 10 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let new = origin(|_| Act::Late(Duration::from_millis(5), 200)).await;
             gateway.apply(&Setup::to(&[new.address]));
             // Takes no new connections; those that it has end when the gateway lets go of them.
