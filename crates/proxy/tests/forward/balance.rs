@@ -8,7 +8,7 @@ use portway_plan::EndpointState;
 use portway_proxy::upstream::Limits;
 use tokio::io::AsyncWriteExt;
 
-use crate::gateway::{Harness, Setup, active, refused, run};
+use crate::gateway::{Harness, Setup, active, refused, run, run_within};
 use crate::origins::{Act, named, origin};
 
 #[test]
@@ -270,6 +270,37 @@ fn a_roll_of_all_endpoints_loses_no_request() {
         done.set(true);
         for client in clients {
             assert!(client.await.expect("no failure") > 0);
+        }
+    });
+}
+
+#[test]
+fn idle_connections_grow_old_and_are_closed() {
+    run_within(Duration::from_secs(3600), async {
+        let a = named("a").await;
+        let gateway = Harness::start(&Setup::to(&[a.address])).await;
+        assert_eq!(gateway.get("/").await.0, 200);
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(gateway.pools.held(), (1, 0));
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert_eq!(gateway.pools.held(), (0, 0));
+        while a.open.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_the_backend_closed_is_let_go() {
+    run(async {
+        let a = origin(|_| Act::RawThenClose(crate::origins::answer(200, "once"))).await;
+        let gateway = Harness::start(&Setup::to(&[a.address])).await;
+        assert_eq!(gateway.get("/").await.0, 200);
+        assert_eq!(gateway.pools.held(), (1, 0));
+        // The sweep comes every few seconds.
+        while gateway.pools.held() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
 }

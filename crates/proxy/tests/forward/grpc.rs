@@ -523,3 +523,16 @@ fn many_calls_at_once_over_one_connection() {
         assert_eq!(gateway.in_flight("a"), 0);
     });
 }
+
+#[test]
+fn idle_http_2_connections_are_closed_too() {
+    run_within(Duration::from_secs(3600), async {
+        let a = origin(50, echo).await;
+        let gateway = Harness::start(&setup(a.address)).await;
+        drop(gateway.handle(call(Body::from("x"), &[])).await);
+        assert_eq!(gateway.pools.held(), (0, 1));
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(gateway.pools.held(), (0, 0));
+    });
+}

@@ -136,10 +136,12 @@ impl Client {
         let mut send = self.send.clone();
         let broken =
             |error: h2::Error| SendError { progress: progress(&error), fault: broken(&error), body: None };
-        poll_fn(|cx| send.poll_ready(cx)).await.map_err(broken)?;
+        // Going away, or gone, since it was taken from the pool.
+        let gone = |error| unsent(Fault::new(FaultKind::UpstreamClosed, error));
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(gone)?;
         let counted = Counted::new(&self.state);
         let ended = body.is_empty();
-        let (response, stream) = send.send_request(request, ended).map_err(broken)?;
+        let (response, stream) = send.send_request(request, ended).map_err(gone)?;
         drop(send);
         let failed = Rc::new(RefCell::new(None));
         let mut pump = match ended {
@@ -311,7 +313,8 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 fn progress(error: &h2::Error) -> Progress {
     // RFC 9113 sections 6.8 and 8.7: not processed, safe to send again.
     let refused = error.reason() == Some(Reason::REFUSED_STREAM);
-    if error.is_remote() && (refused || error.is_go_away()) { Progress::Unsent } else { Progress::Unanswered }
+    let left_behind = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    if error.is_remote() && (refused || left_behind) { Progress::Unsent } else { Progress::Unanswered }
 }
 
 fn broken(error: &h2::Error) -> Fault {
