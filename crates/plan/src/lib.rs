@@ -23,9 +23,9 @@ mod filter;
 mod listener;
 mod pattern;
 mod rule;
+mod shards;
 mod source;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ pub use pattern::{HostPattern, InvalidPattern, Regex, StringMatch};
 pub use rule::{
     Entry, HeaderMatch, NoBackend, PathMatch, QueryMatch, Retry, Rule, RuleKind, Share, Target, Timeouts,
 };
+pub use shards::Shards;
 pub use source::{ObjectRef, Source};
 
 /// Everything one proxy serves.
@@ -50,9 +51,9 @@ pub struct Plan {
     /// What to bind, ordered by address, port and transport.
     pub ports: Vec<Arc<Port>>,
     /// How to speak to each backend that a rule or filter names.
-    pub backends: BTreeMap<BackendKey, Arc<Backend>>,
+    pub backends: Shards<BackendKey, Arc<Backend>>,
     /// Where each backend is. A backend without an entry has no endpoints.
-    pub endpoints: BTreeMap<BackendKey, Arc<Endpoints>>,
+    pub endpoints: Shards<BackendKey, Arc<Endpoints>>,
     /// The certificates that listeners name.
-    pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    pub certificates: Shards<CertificateKey, Arc<Certificate>>,
 }

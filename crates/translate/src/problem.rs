@@ -1,11 +1,11 @@
 //! What must be told where nobody looks at statuses, on one machine: everything that keeps an object from
 //! doing what it asks for, with the field that is to blame.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portway_api::gateway::{Gateway, GatewayClass, ListenerSet};
 use portway_api::object::ObjectKey;
+use portway_plan::Shards;
 use portway_store::Resources;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct Problem {
 
 /// All problems, by the object that has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Problems(Arc<BTreeMap<ObjectKey, Arc<[Problem]>>>);
+pub struct Problems(Shards<ObjectKey, Arc<[Problem]>>);
 
 impl Problems {
     /// The problems of an object.
@@ -56,11 +56,10 @@ impl Problems {
         if *self.of(key) == *problems {
             return;
         }
-        let all = Arc::make_mut(&mut self.0);
         if problems.is_empty() {
-            all.remove(key);
+            self.0.remove(key);
         } else {
-            all.insert(key.clone(), problems.into());
+            self.0.insert(key.clone(), problems.into());
         }
     }
 }

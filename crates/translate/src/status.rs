@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portway_api::gateway::{
     Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteStatus,
 };
 use portway_api::object::ObjectKey;
+use portway_plan::Shards;
 use serde::Serialize;
 
 /// The status of one object, as the API would show it.
@@ -55,7 +55,7 @@ impl Status {
 ///
 /// A route's status holds the entries of other controllers too, as they are on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statuses(pub(crate) Arc<BTreeMap<ObjectKey, Arc<Status>>>);
+pub struct Statuses(Shards<ObjectKey, Arc<Status>>);
 
 impl Statuses {
     /// The status of an object.
@@ -82,10 +82,10 @@ impl Statuses {
         match status {
             Some(status) if self.0.get(key).is_some_and(|known| **known == status) => {}
             Some(status) => {
-                Arc::make_mut(&mut self.0).insert(key.clone(), Arc::new(status));
+                self.0.insert(key.clone(), Arc::new(status));
             }
             None if self.0.contains_key(key) => {
-                Arc::make_mut(&mut self.0).remove(key);
+                self.0.remove(key);
             }
             None => {}
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use portway_api::core::Secret;
 use portway_api::gateway::{Gateway, ListenerSet};
 use portway_api::object::{KindId, Metadata, ObjectKey};
-use portway_plan::{Certificate, CertificateKey, HostPattern};
+use portway_plan::{Certificate, CertificateKey, HostPattern, Shards};
 use portway_store::{Resources, Stored};
 
 use crate::attach::{ListenerView, ParentView};
@@ -66,7 +66,7 @@ pub(crate) struct Survey {
     /// What routes see of Gateways and ListenerSets.
     pub(crate) parents: BTreeMap<ObjectKey, Arc<ParentView>>,
     /// The certificates that are served.
-    pub(crate) certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    pub(crate) certificates: Shards<CertificateKey, Arc<Certificate>>,
     /// The Secrets that were asked for, there or not.
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// When the first of the certificates expires, in seconds of Unix time.
@@ -177,7 +177,7 @@ pub(crate) fn survey(
 fn served(
     gateways: &[GatewayNode],
     read: &BTreeMap<CertificateKey, certificate::Read>,
-) -> BTreeMap<CertificateKey, Arc<Certificate>> {
+) -> Shards<CertificateKey, Arc<Certificate>> {
     let planned = gateways
         .iter()
         .filter(|gateway| gateway.refused.is_none())

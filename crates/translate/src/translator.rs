@@ -16,7 +16,7 @@ use std::sync::Arc;
 use portway_api::core::{EndpointSlice, SERVICE_NAME_LABEL};
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
-    BackendKey, Listener, ListenerProtocol, ObjectRef, Plan, Port, TlsTermination, Transport,
+    BackendKey, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards, TlsTermination, Transport,
 };
 use portway_store::{Change, Changes, Resources};
 
@@ -261,21 +261,11 @@ impl Translator {
             plan.certificates = self.survey.certificates.clone();
         }
         for key in &work.backends {
-            if !self.users.contains_key(key) {
-                plan.backends.remove(key);
-                plan.endpoints.remove(key);
-                continue;
-            }
-            let backend = backend::describe(resources, key);
-            if plan.backends.get(key).is_none_or(|known| **known != backend) {
-                plan.backends.insert(key.clone(), Arc::new(backend));
-            }
-            let endpoints = backend::locate(resources, key);
-            if endpoints.list.is_empty() {
-                plan.endpoints.remove(key);
-            } else if plan.endpoints.get(key).is_none_or(|known| **known != endpoints) {
-                plan.endpoints.insert(key.clone(), Arc::new(endpoints));
-            }
+            let used = self.users.contains_key(key);
+            let backend = used.then(|| backend::describe(resources, key));
+            set(&mut plan.backends, key, backend);
+            let endpoints = used.then(|| backend::locate(resources, key));
+            set(&mut plan.endpoints, key, endpoints.filter(|endpoints| !endpoints.list.is_empty()));
         }
         self.plan = Arc::new(plan);
     }
@@ -455,6 +445,20 @@ impl Translator {
             self.problems.set(&set.object.key, problem::of_set(set));
         }
         node.sets.iter().map(|set| set.object.key.clone()).collect()
+    }
+}
+
+/// Sets or removes an entry; what is as it was stays shared.
+fn set<K: Ord + Clone, V: PartialEq>(map: &mut Shards<K, Arc<V>>, key: &K, value: Option<V>) {
+    match (map.get(key), value) {
+        (Some(known), Some(value)) if **known == value => {}
+        (_, Some(value)) => {
+            map.insert(key.clone(), Arc::new(value));
+        }
+        (Some(_), None) => {
+            map.remove(key);
+        }
+        (None, None) => {}
     }
 }
 
