@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use portway_api::gateway::{Condition, ListenerStatus};
-use portway_api::object::Time;
-use portway_store::{Loaded, Resources};
+use portway_api::object::{KindId, Time};
+use portway_store::{AnyObject, Loaded, Resources};
 use portway_translate::{Options, Status, Translation};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -52,18 +52,34 @@ pub(crate) fn options_of(text: &str) -> Options {
                 let (port, why) = value.split_once(' ').unwrap();
                 options.unavailable.insert((None, port.parse().unwrap()), why.to_owned());
             }
+            "unvalidated" => {}
             other => panic!("no option {other}"),
         }
     }
     options
 }
 
-/// Reads documents; all of them must be valid.
+/// Reads documents; all of them must be valid, unless they say `# option unvalidated: yes`.
 pub(crate) fn resources(name: &str, text: &str) -> Resources {
+    if text.contains("# option unvalidated: yes") {
+        return unvalidated(text);
+    }
     let loaded = Loaded::from_documents(name, text);
     let errors: Vec<_> = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).collect();
     assert!(errors.is_empty(), "{errors:#?}");
     loaded.resources
+}
+
+fn unvalidated(text: &str) -> Resources {
+    let mut resources = Resources::default();
+    for document in text.split("\n---\n") {
+        let value: Value = serde_saphyr::from_str(document).unwrap();
+        let text = |field: &str| value[field].as_str().unwrap_or_default();
+        let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+        let kind = KindId::find(group, text("kind")).unwrap();
+        resources.insert(AnyObject::read(kind, value, None, |_| {}).unwrap());
+    }
+    resources
 }
 
 /// A translation as people like to read it.
