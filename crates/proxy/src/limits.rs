@@ -7,18 +7,19 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections that the whole proxy holds at once; more are closed as soon as they are accepted.
-    /// 65,536, or three quarters of the process's limit on open files where that is less.
+    /// 65,536, or 3/8 of the process's limit on open files where that is less: each may need a second one to
+    /// a backend, and some must be left.
     pub connections: usize,
     /// For a TLS handshake, from the accepted connection to its end. 10 s.
     pub handshake_timeout: Duration,
     /// For a request's head, from its first byte to its end; for the first head of a connection from the
-    /// moment that it is ready to be read (slowloris). 30 s.
+    /// moment that it is accepted (slowloris). 10 s.
     pub head_timeout: Duration,
-    /// How long an HTTP/1.1 connection may wait for its next request. 75 s.
+    /// How long an HTTP/1.1 connection may wait for its next request. 60 s.
     pub idle_timeout: Duration,
-    /// How long a request's body may make no progress while it is waited for. 60 s.
+    /// How long a request's body may make no progress while it is waited for. 30 s.
     pub body_timeout: Duration,
-    /// How long a client may take nothing of a response that waits for it. 60 s.
+    /// How long a client may take nothing of a response that waits for it. 30 s.
     pub send_timeout: Duration,
     /// How long a tunnel (WebSocket and other upgrades) may be silent both ways; `None` for ever. 1 h.
     pub tunnel_timeout: Option<Duration>,
@@ -26,7 +27,7 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of a request's target (path and query). 16 KiB.
     pub target_bytes: usize,
-    /// Header lines of a request. 128.
+    /// Header lines of a request, at most 256. 100.
     pub header_lines: usize,
     /// HTTP/2.
     pub http2: Http2Limits,
@@ -61,19 +62,34 @@ pub struct Http2Limits {
     pub max_age: Option<Duration>,
 }
 
+impl Limits {
+    /// How many connections there can be, with the process's limit on open files.
+    pub(crate) fn connections_within(&self, open_files: Option<usize>) -> usize {
+        let possible = open_files.map_or(usize::MAX, |files| (files / 8 * 3).max(1));
+        self.connections.min(possible)
+    }
+}
+
+/// The process's limit on open files (proc(5)); `None` when there is none or it is not known.
+pub(crate) fn open_files() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 65_536,
             handshake_timeout: Duration::from_secs(10),
-            head_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(75),
-            body_timeout: Duration::from_secs(60),
-            send_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(30),
             tunnel_timeout: Some(Duration::from_secs(3600)),
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
-            header_lines: 128,
+            header_lines: 100,
             http2: Http2Limits::default(),
         }
     }
@@ -94,5 +110,19 @@ impl Default for Http2Limits {
             ping_timeout: Duration::from_secs(15),
             max_age: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_room_among_the_open_files() {
+        let limits = Limits::default();
+        assert_eq!(limits.connections_within(None), 65_536);
+        assert_eq!(limits.connections_within(Some(1024)), 384);
+        assert_eq!(limits.connections_within(Some(1 << 20)), 65_536);
+        assert!(open_files().is_none_or(|files| files > 0));
     }
 }

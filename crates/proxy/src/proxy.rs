@@ -12,6 +12,7 @@ use portway_plan::{Plan, Port, Source, Transport};
 use crate::admin;
 use crate::background::Background;
 use crate::drain::{self, Phase};
+use crate::limits;
 use crate::listen::{self, Bound};
 use crate::observe::{Metrics, Observation};
 use crate::options::{BindMode, Options};
@@ -140,7 +141,8 @@ impl Proxy {
     ///
     /// # Errors
     /// When a thread cannot be started or the admin address cannot be bound.
-    pub fn start(options: Options) -> Result<Self, StartError> {
+    pub fn start(mut options: Options) -> Result<Self, StartError> {
+        options.limits.connections = options.limits.connections_within(limits::open_files());
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok());
         let count = count.map_or(1, NonZeroUsize::get);
         let options = Arc::new(options);

@@ -128,7 +128,7 @@ impl TlsTable {
         previous: Option<&Self>,
         failed: &mut Vec<FailedListener>,
     ) -> Option<Self> {
-        let mut listeners = Vec::new();
+        let mut listeners: Vec<TlsListener> = Vec::new();
         for listener in &port.listeners {
             let ListenerProtocol::Https(termination) = &listener.protocol else { continue };
             let mut usable = Vec::new();
@@ -145,7 +145,12 @@ impl TlsTable {
                 old.certificates.len() == usable.len()
                     && old.certificates.iter().zip(&usable).all(|(a, b)| Arc::ptr_eq(a, b))
             };
-            let config = match previous.and_then(|p| p.listeners.iter().find(same)) {
+            // Most often it is where it was.
+            let old = previous.and_then(|p| {
+                let there = p.listeners.get(listeners.len()).filter(same);
+                there.or_else(|| p.listeners.iter().find(same))
+            });
+            let config = match old {
                 Some(old) => old.config.clone(),
                 None if usable.is_empty() => None,
                 None => match context.config(&usable) {

@@ -74,7 +74,7 @@ fn place(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: SocketAddr)
     let counts = &worker.recorder.counts;
     counts.accepted.add(1);
     let loads = &worker.crew.loads;
-    if loads.total() >= worker.options.limits.connections {
+    if loads.total() >= worker.limits.connections {
         counts.refused.add(1);
         return;
     }

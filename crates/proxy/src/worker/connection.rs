@@ -18,7 +18,7 @@ use crate::http::{Connection, TlsInfo, h1, h2};
 use crate::observe::Handshake;
 use crate::snapshot::PortKey;
 use crate::sniff::{self, Sniffed};
-use crate::tls;
+use crate::tls::{self, Handshaken};
 
 /// Counts a connection as long as it is open.
 struct Open(Rc<Worker>);
@@ -49,46 +49,50 @@ pub(super) fn begin(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: 
     });
 }
 
+/// All but plain HTTP/1.1 is boxed, so that an idle connection does not hold room for what it does not do.
 async fn serve(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     // Sockets of both families show IPv4 clients as ::ffff:a.b.c.d.
     let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
-    let connection = |tls| {
-        let (peer, local) = (canonical(peer), canonical(local));
-        Rc::new(Connection { peer, local, port: port.key.port, tls })
-    };
+    let (peer, local) = (canonical(peer), canonical(local));
+    let connection = Connection { peer, local, port: port.key.port, tls: None };
     if port.secure {
-        let counts = &worker.recorder.counts;
-        let table = || worker.snapshot().tls(port.key).cloned();
-        let handshake = tls::accept(stream, table);
-        match timeout(worker.options.limits.handshake_timeout, handshake).await {
-            Ok(Ok(done)) => {
-                counts.handshake(Handshake::Ok);
-                let connection = connection(Some(TlsInfo { server_name: done.server_name }));
-                if done.http2 {
-                    http2(worker, port, done.stream, Bytes::new(), connection).await;
-                } else {
-                    http1(worker, port, done.stream, Bytes::new(), connection).await;
-                }
-            }
-            Ok(Err(outcome)) => counts.handshake(outcome),
-            Err(_) => counts.handshake(Handshake::Timeout),
-        }
+        Box::pin(secure(worker, port, stream, connection)).await;
     } else {
-        let mut stream = stream;
-        let sniffed = tokio::select! {
-            sniffed = timeout(worker.limits.head_timeout, sniff::sniff(&mut stream)) => sniffed,
-            () = silent_in_drain(port) => return,
-        };
-        match sniffed {
-            Ok(Ok(Sniffed::Http1(initial))) => {
-                http1(worker, port, stream, initial, connection(None)).await;
-            }
-            Ok(Ok(Sniffed::Http2(initial))) => {
-                http2(worker, port, stream, initial, connection(None)).await;
-            }
-            Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {}
+        plain(worker, port, stream, connection).await;
+    }
+}
+
+async fn plain(worker: &Rc<Worker>, port: &Rc<PortState>, mut stream: TcpStream, connection: Connection) {
+    let sniffed = tokio::select! {
+        sniffed = timeout(worker.limits.head_timeout, sniff::sniff(&mut stream)) => sniffed,
+        () = silent_in_drain(port) => return,
+    };
+    match sniffed {
+        Ok(Ok(Sniffed::Http1(initial))) => http1(worker, port, stream, initial, connection).await,
+        Ok(Ok(Sniffed::Http2(initial))) => {
+            Box::pin(http2(worker, port, stream, initial, connection)).await;
         }
+        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {}
+    }
+}
+
+async fn secure(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, mut connection: Connection) {
+    let counts = &worker.recorder.counts;
+    let table = || worker.snapshot().tls(port.key).cloned();
+    let handshake = Box::pin(tls::accept(stream, table));
+    match timeout(worker.limits.handshake_timeout, handshake).await {
+        Ok(Ok(Handshaken { stream, server_name, http2: with_http2 })) => {
+            counts.handshake(Handshake::Ok);
+            connection.tls = Some(TlsInfo { server_name });
+            if with_http2 {
+                Box::pin(http2(worker, port, stream, Bytes::new(), connection)).await;
+            } else {
+                http1(worker, port, stream, Bytes::new(), connection).await;
+            }
+        }
+        Ok(Err(outcome)) => counts.handshake(outcome),
+        Err(_) => counts.handshake(Handshake::Timeout),
     }
 }
 
@@ -101,26 +105,16 @@ async fn silent_in_drain(port: &PortState) {
     sleep(GRACE).await;
 }
 
-async fn http1<I>(
-    worker: &Rc<Worker>,
-    port: &Rc<PortState>,
-    io: I,
-    initial: Bytes,
-    connection: Rc<Connection>,
-) where
+async fn http1<I>(worker: &Rc<Worker>, port: &Rc<PortState>, io: I, initial: Bytes, connection: Connection)
+where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let service = worker.service(port.key);
-    h1::serve(io, initial, connection, &service, &worker.http1, port.drain.watch()).await;
+    h1::serve(io, initial, Rc::new(connection), &service, &worker.http1, port.drain.watch()).await;
 }
 
-async fn http2<I>(
-    worker: &Rc<Worker>,
-    port: &Rc<PortState>,
-    io: I,
-    initial: Bytes,
-    connection: Rc<Connection>,
-) where
+async fn http2<I>(worker: &Rc<Worker>, port: &Rc<PortState>, io: I, initial: Bytes, connection: Connection)
+where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let service = Rc::new(worker.service(port.key));
@@ -129,5 +123,26 @@ async fn http2<I>(
         recorder: worker.recorder.clone(),
         drain: port.drain.watch(),
     };
-    h2::server::serve(io, initial, connection, service, settings).await;
+    h2::server::serve(io, initial, Rc::new(connection), service, settings).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    #[tokio::test]
+    async fn an_idle_connection_takes_little() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let measured = async {
+            let worker = Worker::detached(Options::default());
+            let peer = stream.peer_addr().unwrap();
+            let transport = portway_plan::Transport::Tcp;
+            let port = PortState::new(PortKey { address: None, port: 80, transport }, false);
+            std::mem::size_of_val(&serve(&worker, &port, stream, peer))
+        };
+        let size = tokio::task::LocalSet::new().run_until(measured).await;
+        assert!(size <= 1536, "{size} bytes");
+    }
 }

@@ -40,9 +40,12 @@ async fn what_is_under_way_ends_and_nothing_new_begins() -> anyhow::Result<()> {
     assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
     body.send_data("x".into(), true)?;
     assert_eq!(soon("the stream's answer", response).await??.status(), 200);
-    drop((body, http2));
+    drop(body);
+    // GOAWAY has told the client, which still holds its connection.
     let drained = soon("the drain", draining).await??;
     assert_eq!(drained.cut, 0);
+    let request = http::Request::get("http://x/").body(bytes::Bytes::new())?;
+    assert!(http2.send(request).await.is_err());
     Ok(())
 }
 

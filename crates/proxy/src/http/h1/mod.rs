@@ -15,7 +15,7 @@ mod client;
 mod encode;
 mod framing;
 mod io;
-mod names;
+pub(in crate::http) mod names;
 mod parse;
 mod request_body;
 mod server;

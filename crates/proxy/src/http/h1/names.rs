@@ -40,7 +40,7 @@ pub(super) fn own(name: &[u8]) -> Option<Own> {
 
 /// Names that decide where a request goes, who it is from or how long it is, with `_` read as `-`.
 /// `Connection` may not name them, and their twins with underscores are dropped.
-pub(super) fn is_protected(name: &[u8]) -> bool {
+pub(in crate::http) fn is_protected(name: &[u8]) -> bool {
     const PREFIXES: [&[u8]; 2] = [b"x-forwarded-", b"x-envoy-"];
     const NAMES: [&[u8]; 20] = [
         b"authorization",
@@ -73,7 +73,7 @@ pub(super) fn is_protected(name: &[u8]) -> bool {
 
 /// Fields that have no business in a trailer section: framing, routing, authentication, and what had to be
 /// known before the body (RFC 9110 section 6.5.1).
-pub(super) fn is_forbidden_in_trailers(name: &[u8]) -> bool {
+pub(in crate::http) fn is_forbidden_in_trailers(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 22] = [
         b"age",
         b"cache-control",

@@ -5,6 +5,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::fault::{Fault, FaultKind};
 use crate::http::Headers;
+use crate::http::h1::names::is_forbidden_in_trailers;
 
 /// Fields that HTTP/2 has no place for (RFC 9113 section 8.2.2), and `Host`, which `:authority` replaces.
 fn is_connection_specific(name: &[u8]) -> bool {
@@ -50,31 +51,8 @@ pub fn received(map: &HeaderMap) -> Headers {
 /// The trailer section of a received message, without fields that have no place in one.
 pub fn received_trailers(map: &HeaderMap) -> Headers {
     let mut headers = received(map);
-    headers.remove_if(|name, _| !may_be_trailer(name));
+    headers.remove_if(|name, _| is_forbidden_in_trailers(name));
     headers
-}
-
-/// Whether a field may stand in a trailer section: none that frames, routes or authenticates
-/// (RFC 9110 section 6.5.1).
-fn may_be_trailer(name: &[u8]) -> bool {
-    ![
-        "authorization",
-        "cache-control",
-        "content-encoding",
-        "content-length",
-        "content-range",
-        "content-type",
-        "cookie",
-        "expect",
-        "max-forwards",
-        "proxy-authorization",
-        "range",
-        "set-cookie",
-        "te",
-        "trailer",
-    ]
-    .iter()
-    .any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
 /// Fields to send: names in lower case, without those that have no place in HTTP/2.

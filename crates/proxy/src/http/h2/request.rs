@@ -8,6 +8,7 @@ use http::{Method, request::Parts};
 
 use super::fields;
 use crate::fault::FaultKind;
+use crate::http::h1::names::is_protected;
 use crate::http::{Authority, RequestHead, Scheme, Target, Version, path};
 use crate::limits::Limits;
 
@@ -45,12 +46,10 @@ pub(super) fn receive(parts: &Parts, secure: bool, limits: &Limits) -> Outcome {
         Some(_) => return Err((FaultKind::ExpectationFailed, "an unknown expectation")),
     };
     let mut headers = fields::received(&parts.headers);
-    if expects_continue {
-        headers.remove("expect");
-    }
-    if content_length.is_some() {
-        headers.remove("content-length");
-    }
+    headers.remove_if(|name, _| {
+        // Twins, such as `x_forwarded_for`: see `h1::Underscores`.
+        (name.contains(&b'_') && is_protected(name)) || matches!(name, b"expect" | b"content-length")
+    });
     let scheme = if secure { Scheme::Https } else { Scheme::Http };
     let method = parts.method.clone();
     let head = RequestHead { method, scheme, authority, target, version: Version::Http2, headers };
@@ -116,7 +115,14 @@ mod tests {
 
     #[test]
     fn a_head_is_taken_in_once_and_for_all() {
-        let headers = [("cookie", "a=1"), ("cookie", "b=2"), ("content-length", "5"), ("te", "trailers")];
+        let headers = [
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("content-length", "5"),
+            ("te", "trailers"),
+            ("x_forwarded_for", "192.0.2.1"),
+            ("x_y", "z"),
+        ];
         let received = receive_from("POST", "https://A.example:8443/x/../y?q", &headers).ok().unwrap();
         let head = received.head;
         assert_eq!((head.authority.host(), head.authority.port()), ("a.example", Some(8443)));
@@ -124,6 +130,7 @@ mod tests {
         assert_eq!(received.content_length, Some(5));
         assert_eq!(head.headers.get("cookie"), Some(&b"a=1; b=2"[..]));
         assert!(!head.headers.contains("content-length") && head.headers.contains("te"));
+        assert!(!head.headers.contains("x_forwarded_for") && head.headers.contains("x_y"));
     }
 
     #[test]

@@ -399,3 +399,68 @@ async fn send(sender: &Sender, response: Response, is_head: bool, patience: Dura
         Err(SendError::Reset(_) | SendError::Connection(_)) => gone(&mut exchange),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::Drain;
+
+    /// Panics when it is told to, before the response or within its body.
+    struct Panics;
+
+    impl Handler for Panics {
+        async fn handle(&self, request: Request) -> Response {
+            match request.head.target.path() {
+                "/now" => panic!("as the test wants"),
+                "/later" => Response::new(StatusCode::OK, Body::Stream(Box::new(PanickingBody))),
+                _ => Response::new(StatusCode::OK, Body::from("fine")),
+            }
+        }
+    }
+
+    struct PanickingBody;
+
+    impl BodySource for PanickingBody {
+        fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+            panic!("as the test wants")
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_stream_only() {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let recorder = Rc::new(Recorder::detached());
+        let test = async {
+            let limits = Rc::new(Limits::default());
+            let local = "127.0.0.1:1".parse().unwrap();
+            let connection = Rc::new(Connection { peer: local, local, port: 80, tls: None });
+            let recorder = recorder.clone();
+            tokio::task::spawn_local(async move {
+                let drain = Drain::default();
+                let settings = Settings { limits: &limits, recorder, drain: drain.watch() };
+                serve(server, Bytes::new(), connection, Rc::new(Panics), settings).await;
+            });
+            let (sender, connection) = h2::client::handshake(client).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let get = async |path: &str| {
+                let request = http::Request::get(format!("http://x{path}")).body(()).unwrap();
+                let mut sender = sender.clone().ready().await.unwrap();
+                sender.send_request(request, true).unwrap().0.await
+            };
+            assert_eq!(get("/now").await.unwrap().status(), 500);
+            // The reset may overtake the head.
+            let error = match get("/later").await {
+                Ok(response) => response.into_body().data().await.unwrap().unwrap_err(),
+                Err(error) => error,
+            };
+            assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+            assert_eq!(get("/").await.unwrap().status(), 200);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+        assert_eq!(recorder.counts.panics.get(), 2);
+    }
+}
