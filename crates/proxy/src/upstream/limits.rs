@@ -21,7 +21,8 @@ pub struct Limits {
     /// How long nothing may be read from a backend or taken by it before an exchange without a timeout of
     /// its own is given up; 5 min. Does not hold for tunnels.
     pub stream_idle_timeout: Duration,
-    /// How much of a request's body is kept so that it can be sent again; 64 KiB.
+    /// How much of a request's body is kept so that it can be sent again, with 64 bytes counted for each
+    /// piece in which it came; 64 KiB.
     pub replay_buffer: usize,
     /// The most that retries may add to a backend's requests in flight, in percent; 20, but always 10
     /// retries at once.
