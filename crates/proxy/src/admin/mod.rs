@@ -98,7 +98,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) -> Result<(), hyper::Erro
 async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Full<Bytes>> {
     let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
     if !may_ask(host, &shared.options.admin_hosts) {
-        let text = "this host name is not allowed here; see --admin-host\n";
+        let text = "ask for this address by IP address or as localhost\n";
         return page(StatusCode::MISDIRECTED_REQUEST, TEXT, text);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {

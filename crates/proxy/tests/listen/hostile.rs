@@ -211,7 +211,7 @@ async fn those_who_say_nothing_are_let_go() -> anyhow::Result<()> {
         let closed = soon("the end", stream.read_to_end(&mut Vec::new())).await?;
         assert!(closed.is_ok_and(|_| true) || begin.is_empty(), "{begin:?}");
     }
-    assert_eq!(metric(&proxy, "portway_tls_handshakes_total{outcome=\"timeout\"}"), Some(2.0));
+    until(&proxy, "portway_tls_handshakes_total{outcome=\"timeout\"}", 2.0).await?;
     let mut stream = TcpStream::connect(secure).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
     until(&proxy, "portway_tls_handshakes_total{outcome=\"malformed\"}", 1.0).await?;

@@ -74,6 +74,9 @@ async fn until_others_have_heard_of_it_everything_is_served() -> anyhow::Result<
     let admin = proxy.admin_address().expect("an admin address");
     let mut waiting = Client::connect(address).await?;
     assert_eq!(waiting.get("x", "/").await?.header("connection"), None);
+    let http2 = Http2::connect(address).await?;
+    let request = || http::Request::get("http://x/").body(bytes::Bytes::new());
+    assert_eq!(http2.send(request()?).await?.head.status(), 200);
 
     let draining = tokio::task::spawn_blocking(move || proxy.drain());
     let unready = async {
@@ -89,6 +92,12 @@ async fn until_others_have_heard_of_it_everything_is_served() -> anyhow::Result<
     assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
     let answer = Client::connect(address).await?.get("x", "/").await?;
     assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
+    assert_eq!(http2.send(request()?).await?.head.status(), 200);
+    let goaway = async {
+        while http2.send(request()?).await.is_ok() {}
+        anyhow::Ok(())
+    };
+    soon("GOAWAY", goaway).await??;
     let drained = soon("the drain", draining).await??;
     assert!(drained.took >= Duration::from_secs(2) && drained.cut == 0, "{drained:?}");
     Ok(())

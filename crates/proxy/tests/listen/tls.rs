@@ -3,6 +3,7 @@
 use http::Request;
 use portway_testkit::{Client, Http2, Origin};
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::plans::{issue, listener, plan, port, trust, with_certificates};
@@ -69,6 +70,35 @@ async fn a_client_gets_the_certificate_that_it_can_check() -> anyhow::Result<()>
         connector.connect(ServerName::try_from("a.example")?, TcpStream::connect(address).await?).await?;
     let shown = stream.get_ref().1.peer_certificates().expect("certificates")[0].clone();
     assert_eq!(shown, rsa.root);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_resumes_on_whichever_worker_it_lands() -> anyhow::Result<()> {
+    let origin = Origin::named("a").await?;
+    let issued = issue("a", &["a.example"], false);
+    let listeners = [listener("a", "", "a", &["a"])];
+    let plan = with_certificates(plan(&[port(443, &listeners)], &[("a", origin.address())]), &[&issued]);
+    let (_proxy, address) = serving(options(4), plan);
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(trust(&[&issued]))
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut held = Vec::new();
+    for round in 0..16 {
+        // Connections that stay open are spread over the workers.
+        let stream = TcpStream::connect(address).await?;
+        let mut stream = connector.connect(ServerName::try_from("a.example")?, stream).await?;
+        let kind = stream.get_ref().1.handshake_kind();
+        let resumed = kind == Some(rustls::HandshakeKind::Resumed);
+        assert_eq!(resumed, round > 0, "connection {round}: {kind:?}");
+        // Tickets come with the first answer.
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await?;
+        assert!(stream.read(&mut [0; 1024]).await? > 0);
+        held.push(stream);
+    }
     Ok(())
 }
 

@@ -87,6 +87,10 @@ pub async fn serve<I, H>(
         });
         let Some(Ok((request, respond))) = accepted.await else { return };
         streams.open.set(streams.open.get() + 1);
+        if !life.leaving && drain.is_draining() {
+            // A drain is announced: this request is served, further ones come on another connection.
+            life.leave(&mut wire);
+        }
         if streams.cancelled.get() > CANCELLED + streams.ended.get() {
             wire.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
