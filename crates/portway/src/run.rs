@@ -127,7 +127,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         translation: Translation::default(),
         told,
     };
-    let applied = serving.take(resources, Changes::default(), &diagnostics);
+    let applied = serving.take(resources, Changes::default());
+    serving.tell(&diagnostics);
     print!("{}", summary::render(&serving, &applied, &args.paths, &diagnostics, began.elapsed(), style));
 
     let stop = source.handle();
@@ -239,20 +240,13 @@ struct Serving {
 
 impl Serving {
     /// Serves these objects from now on.
-    fn take(
-        &mut self,
-        mut resources: Resources,
-        mut changes: Changes,
-        diagnostics: &[Diagnostic],
-    ) -> Applied {
+    fn take(&mut self, mut resources: Resources, mut changes: Changes) -> Applied {
         for error in self.backends.sync(&mut resources, &mut changes) {
             tracing::error!(%error, "a demo backend cannot start");
         }
         self.resources = resources;
         self.translation = self.translate(&changes);
-        let applied = self.apply();
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).diagnostics = diagnostics.to_vec();
-        applied
+        self.apply()
     }
 
     /// Gives the plan to the proxy; the statuses then say which ports are bound.
@@ -271,6 +265,11 @@ impl Serving {
         applied
     }
 
+    /// Has `/status` tell what there is to say about the files.
+    fn tell(&self, diagnostics: &[Diagnostic]) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).diagnostics = diagnostics.to_vec();
+    }
+
     fn translate(&mut self, changes: &Changes) -> Translation {
         let mut options = world::options();
         options.unavailable = self.unavailable.clone();
@@ -282,9 +281,9 @@ impl Serving {
         let began = Instant::now();
         let before = self.translation.problems.clone();
         let changes = update.changes.clone();
-        if !changes.is_empty() {
-            self.take(update.resources, update.changes, &update.diagnostics);
-        }
+        self.tell(&update.diagnostics);
+        let failed =
+            if changes.is_empty() { Vec::new() } else { self.take(update.resources, update.changes).failed };
         let took = began.elapsed();
         let news = world::problems(&self.translation.problems, &before, &self.resources);
         let resolved =
@@ -292,6 +291,9 @@ impl Serving {
         let mut out = summary::changes(&changes, took, style);
         for (key, problem) in resolved {
             out += &format!("{} {key}: no longer {}\n", style.good("✓"), problem.reason);
+        }
+        for failed in failed {
+            out += &format!("{} {}: {}\n", style.bad("✗"), failed.listener, failed.reason);
         }
         for diagnostic in update.news.iter().chain(&news) {
             out += &diagnostic.render(style.colour());
