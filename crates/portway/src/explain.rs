@@ -21,7 +21,7 @@ pub(crate) struct Args {
     files: Files,
     /// The method, such as GET
     method: String,
-    /// The URL, such as https://shop.example.com/cart
+    /// The URL, such as `https://shop.example.com/cart`
     url: String,
     /// A header, `Name: value`; can be given several times
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
@@ -49,7 +49,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
         eprintln!("{}\n", diagnostic.render(Style::of(&io::stderr()).colour()));
     }
-    let story = story::tell(&asked, &world.translation.plan, &mut Places::new(&world.resources));
+    let story = story::tell(&asked, &world, &mut Places::new(&world.resources));
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&story)?),
         Output::Text => print!("{}", text::render(&story, Style::of(&io::stdout()))),

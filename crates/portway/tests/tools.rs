@@ -81,7 +81,10 @@ fn explain_tells_why_nothing_serves() -> anyhow::Result<()> {
         let told = portway(&[&["explain", "-f", "examples/quickstart", "-o", "json"], arguments].concat())?;
         anyhow::Ok(serde_json::from_slice::<serde_json::Value>(&told.stdout)?)
     };
-    assert_eq!(explain(&["GET", "https://party.example.com/"])?["answer"]["status"], 404);
+    let party = explain(&["GET", "https://party.example.com/"])?;
+    assert_eq!(party["answer"]["status"], 404);
+    assert_eq!(party["refused"][0]["place"]["source"], "HTTPRoute guest/party spec.parentRefs[0]");
+    assert!(party["refused"][0]["why"].as_str().is_some_and(|why| why.starts_with("NotAllowedByListeners")));
     assert_eq!(explain(&["GET", "https://shop.example.com/nothing"])?["answer"]["status"], 404);
     assert_eq!(explain(&["GET", "https://shop.example.com/../x"])?["answer"]["status"], 400);
     let refused = explain(&["GET", "https://example.org/"])?;

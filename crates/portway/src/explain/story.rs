@@ -4,9 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::{Method, Uri};
+use portway_api::gateway::{GRPCRoute, HTTPRoute};
+use portway_api::object::ObjectKey;
 use portway_plan::{
-    BackendProtocol, Endpoint, EndpointAddress, EndpointState, Filter, ListenerProtocol, Plan, Port, Rule,
-    Share, Source, Target,
+    BackendProtocol, Endpoint, EndpointAddress, EndpointState, Filter, HostPattern, ListenerProtocol,
+    ObjectRef, Plan, Port, Rule, Share, Source, Target,
 };
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::filters::Effects;
@@ -19,6 +21,7 @@ use serde::Serialize;
 use super::filters;
 use crate::demo;
 use crate::places::Places;
+use crate::world::World;
 
 /// The request that is asked about.
 #[derive(Clone, Debug)]
@@ -51,6 +54,9 @@ pub(super) struct Story {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) backends: Vec<BackendPart>,
     pub(super) answer: Answer,
+    /// Routes for this hostname that are not served, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) refused: Vec<RefusedPart>,
     /// Where a redirect leads, if it comes back here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) then: Option<Box<Story>>,
@@ -106,6 +112,13 @@ pub(super) struct OtherPart {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+pub(super) struct RefusedPart {
+    pub(super) place: Place,
+    pub(super) why: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct FilterPart {
     pub(super) place: Place,
     pub(super) what: String,
@@ -148,8 +161,8 @@ impl Answer {
 const MOST_HOPS: usize = 3;
 
 /// Follows a request through a plan.
-pub(super) fn tell(asked: &Asked, plan: &Plan, places: &mut Places<'_>) -> Story {
-    let mut told = Telling { plan, places }.one(asked);
+pub(super) fn tell(asked: &Asked, world: &World, places: &mut Places<'_>) -> Story {
+    let mut told = Telling { world, places }.one(asked);
     let mut last = &mut told;
     for _ in 0..MOST_HOPS {
         let Some(next) = last.answer.location.as_deref().and_then(|location| location.parse::<Uri>().ok())
@@ -157,7 +170,7 @@ pub(super) fn tell(asked: &Asked, plan: &Plan, places: &mut Places<'_>) -> Story
             break;
         };
         let asked = Asked { url: next, server_name: None, ..asked.clone() };
-        let then = Telling { plan, places }.one(&asked);
+        let then = Telling { world, places }.one(&asked);
         if then.listener.is_none() {
             break;
         }
@@ -167,7 +180,7 @@ pub(super) fn tell(asked: &Asked, plan: &Plan, places: &mut Places<'_>) -> Story
 }
 
 struct Telling<'a, 'p> {
-    plan: &'a Plan,
+    world: &'a World,
     places: &'a mut Places<'p>,
 }
 
@@ -176,8 +189,41 @@ impl Telling<'_, '_> {
         let mut story = Story { request: format!("{} {}", asked.method, asked.url), ..Story::default() };
         if let Err(answer) = self.tell(asked, &mut story) {
             story.answer = answer;
+            story.refused = self.refused(asked.url.host().unwrap_or_default());
         }
         story
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.world.translation.plan
+    }
+
+    /// Routes that name this host and have something in their way.
+    fn refused(&mut self, host: &str) -> Vec<RefusedPart> {
+        let host = host.to_ascii_lowercase();
+        let resources = &self.world.resources;
+        let names = |hostnames: &[String]| {
+            hostnames.iter().any(|name| HostPattern::parse(name).is_ok_and(|pattern| pattern.matches(&host)))
+        };
+        let http =
+            resources.all::<HTTPRoute>().filter(|route| names(&route.spec.hostnames)).map(|route| &route.key);
+        let grpc =
+            resources.all::<GRPCRoute>().filter(|route| names(&route.spec.hostnames)).map(|route| &route.key);
+        let keys: Vec<&ObjectKey> = http.chain(grpc).collect();
+        let mut refused = Vec::new();
+        for key in keys {
+            let object = ObjectRef {
+                kind: key.kind.as_str().into(),
+                namespace: Arc::clone(&key.namespace),
+                name: Arc::clone(&key.name),
+            };
+            for problem in self.world.translation.problems.of(key) {
+                let at = self.places.of(&object, &problem.path);
+                let place = Place { source: format!("{key} {}", problem.path), at };
+                refused.push(RefusedPart { place, why: format!("{}: {}", problem.reason, problem.message) });
+            }
+        }
+        refused
     }
 
     fn tell(&mut self, asked: &Asked, story: &mut Story) -> Result<(), Answer> {
@@ -247,11 +293,11 @@ impl Telling<'_, '_> {
                 .any(|listener| matches!(listener.protocol, ListenerProtocol::Https(_)) == tls)
         };
         let wanted = head.authority.port().unwrap_or(head.scheme.default_port());
-        if let Some(port) = self.plan.ports.iter().filter(speaks).find(|port| port.port == wanted) {
+        if let Some(port) = self.plan().ports.iter().filter(speaks).find(|port| port.port == wanted) {
             return Ok(Arc::clone(port));
         }
         let scheme = head.scheme.as_str();
-        let candidates: Vec<&Arc<Port>> = self.plan.ports.iter().filter(speaks).collect();
+        let candidates: Vec<&Arc<Port>> = self.plan().ports.iter().filter(speaks).collect();
         match (head.authority.port(), candidates.as_slice()) {
             (None, [port, ..]) => {
                 story.notes.push(format!("no listener has port {wanted}; taken for port {}", port.port));
@@ -370,12 +416,12 @@ impl Telling<'_, '_> {
             }
             Target::Backend(key) => {
                 part.to = key.to_string();
-                part.protocol = self.plan.backends.get(key).map(|backend| match backend.protocol {
+                part.protocol = self.plan().backends.get(key).map(|backend| match backend.protocol {
                     BackendProtocol::Unspecified if rule.kind == portway_plan::RuleKind::Grpc => "h2c",
                     BackendProtocol::Unspecified | BackendProtocol::Http1 => "HTTP/1.1",
                     BackendProtocol::H2c => "h2c",
                 });
-                let endpoints = self.plan.endpoints.get(key);
+                let endpoints = self.plan().endpoints.get(key);
                 part.endpoints = endpoints.iter().flat_map(|set| set.list.iter().map(endpoint)).collect();
                 if part.endpoints.is_empty() {
                     part.answer = Some(Answer::fault(FaultKind::NoEndpoints, "the backend has no endpoints"));

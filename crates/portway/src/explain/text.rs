@@ -62,6 +62,10 @@ impl Text {
             self.backend(if nth == 0 { "backends" } else { "" }, backend);
         }
         self.answer(&story.answer);
+        for (nth, refused) in story.refused.iter().enumerate() {
+            self.part(if nth == 0 { "refused" } else { "" }, &self.style.bad(&refused.why).to_string());
+            self.place(&refused.place);
+        }
         self.others(&story.others, story.others_left_out);
     }
 

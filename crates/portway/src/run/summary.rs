@@ -157,14 +157,16 @@ fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], sty
 
 /// What to say when nothing listens.
 fn no_listeners(resources: &Resources, style: Style) -> String {
-    let example = "\
-  apiVersion: gateway.networking.k8s.io/v1
-  kind: GatewayClass
-  metadata:
-    name: portway
-  spec:
-    controllerName: portway.dev/gateway-controller
-";
+    let example = [
+        "apiVersion: gateway.networking.k8s.io/v1",
+        "kind: GatewayClass",
+        "metadata:",
+        "  name: portway",
+        "spec:",
+        "  controllerName: portway.dev/gateway-controller",
+    ]
+    .map(|line| format!("  {line}\n"))
+    .concat();
     let head = style.warn("Nothing listens yet.");
     if resources.count(KindId::GatewayClass) == 0 {
         return format!(
