@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use portway_plan::BackendKey;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use slab::Slab;
@@ -18,6 +19,7 @@ use super::backend::now_ms;
 use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport, connect};
 use crate::fault::{Fault, FaultKind};
 use crate::http::{h1, h2};
+use crate::observe::Shard;
 
 /// How often idle connections and exchanges are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -25,6 +27,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// One worker's connections, by endpoint. Idle HTTP/1.1 connections lie on a stack, so that the warmest is
 /// taken and the others can grow old; HTTP/2 connections are shared.
 pub struct Pools {
+    /// The worker's number.
+    worker: usize,
     limits: Limits,
     endpoints: RefCell<HashMap<EndpointId, Rc<Pool>, BuildHasherDefault<IdHasher>>>,
     rng: RefCell<SmallRng>,
@@ -38,6 +42,8 @@ pub struct Pools {
 /// Connections to one endpoint.
 struct Pool {
     endpoint: Arc<Endpoint>,
+    /// This worker's counters of the backend.
+    counts: Arc<Shard<BackendKey>>,
     idle_limit: usize,
     idle: RefCell<Vec<Idle>>,
     /// As many as HTTP/1.1 connections may be in use.
@@ -116,12 +122,13 @@ pub enum Protocol {
 }
 
 impl Pools {
-    /// No connections yet. A local task closes what has idled for too long, and the idle connections of
+    /// No connections yet, for the worker of that number. A local task closes what has idled for too long, and the idle connections of
     /// endpoints that leave as soon as `departures` ([`super::Backends::departures`]) changes.
     ///
     /// Must be called within a `LocalSet`.
-    pub fn new(limits: Limits, departures: watch::Receiver<u64>) -> Rc<Self> {
+    pub fn new(worker: usize, limits: Limits, departures: watch::Receiver<u64>) -> Rc<Self> {
         let pools = Rc::new(Self {
+            worker,
             limits,
             endpoints: RefCell::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
@@ -157,7 +164,7 @@ impl Pools {
             .ok_or_else(|| Fault::new(FaultKind::NoEndpoints, backend.key()))?
             .clone();
         drop(endpoints);
-        let pool = self.pool(&endpoint);
+        let pool = self.pool(backend, &endpoint);
         let mut leases = self.leases.borrow_mut();
         let slot = leases.vacant_entry();
         let lease = Rc::new(Lease {
@@ -174,11 +181,12 @@ impl Pools {
         Ok(lease)
     }
 
-    fn pool(&self, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
+    fn pool(&self, backend: &Backend, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
         let mut pools = self.endpoints.borrow_mut();
         let pool = pools.entry(endpoint.id()).or_insert_with(|| {
             Rc::new(Pool {
                 endpoint: endpoint.clone(),
+                counts: backend.metrics().shard(self.worker).clone(),
                 idle_limit: self.limits.idle_per_endpoint,
                 idle: RefCell::default(),
                 permits: Arc::new(Semaphore::new(self.limits.connections_per_endpoint)),
@@ -215,6 +223,7 @@ impl Pools {
         if protocol == Protocol::H1 {
             while let Some(mut idle) = pool.pop_idle() {
                 if idle.client.is_alive() {
+                    pool.counts.reused.add(1);
                     return Ok(Connection::H1 { client: idle.client, reused: true });
                 }
             }
@@ -319,7 +328,7 @@ impl Pool {
     }
 
     async fn connect(&self, limits: &Limits) -> Result<Transport, Fault> {
-        let result = connect(self.endpoint.address(), limits.connect_timeout).await;
+        let result = connect(self.endpoint.address(), limits.connect_timeout, &self.counts).await;
         match &result {
             Ok(_) => self.endpoint.connected(),
             Err(_) => {
@@ -391,7 +400,9 @@ impl Pool {
     fn with_room(&self) -> Option<Rc<h2::client::Client>> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|client| client.is_usable());
-        shared.iter().find(|client| client.has_room()).cloned()
+        let client = shared.iter().find(|client| client.has_room()).cloned();
+        client.iter().for_each(|_| self.counts.reused.add(1));
+        client
     }
 
     fn purge(&self, now: Instant, idle_timeout: Duration, closing: &mut Vec<Idle>) {

@@ -76,7 +76,7 @@ impl Worker {
         crew: Crew,
     ) -> Rc<Self> {
         let recorder = Rc::new(recorder);
-        let pools = Pools::new(options.upstream.clone(), departures);
+        let pools = Pools::new(index, options.upstream.clone(), departures);
         Rc::new(Self {
             index,
             limits: Rc::new(options.limits.clone()),

@@ -172,7 +172,7 @@ impl Harness {
     pub(crate) async fn start(setup: &Setup) -> Self {
         let metrics = Arc::new(Metrics::new(1));
         let mut backends = Backends::new(tokio::runtime::Handle::current(), metrics.clone());
-        let pools = Pools::new(setup.limits.clone(), backends.departures());
+        let pools = Pools::new(0, setup.limits.clone(), backends.departures());
         let plan = setup.plan();
         let map = backends.sync(&plan);
         let table = PortTable::compile(&plan.ports[0], None, &map, &metrics);

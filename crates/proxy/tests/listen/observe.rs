@@ -43,6 +43,8 @@ async fn metrics_tell_the_traffic() -> anyhow::Result<()> {
     let rule = "route_kind=\"HTTPRoute\",route_namespace=\"test\",route=\"a\",rule=\"spec.rules[0]\"";
     let gateway = "parent_kind=\"Gateway\",parent_namespace=\"test\",parent=\"shared\"";
     let backend = "backend_kind=\"Service\",backend_namespace=\"test\",backend=\"a\",backend_port=\"80\"";
+    // Each worker has connections of its own.
+    let opened = origin.connections() as f64;
     for (series, value) in [
         ("portway_requests_total{code=\"502\"}".to_owned(), 1.0),
         ("portway_requests_total{code=\"400\"}".to_owned(), 1.0),
@@ -55,6 +57,8 @@ async fn metrics_tell_the_traffic() -> anyhow::Result<()> {
         (format!("portway_listener_requests_total{{{gateway},listener=\"tls\",code_class=\"2xx\"}}"), 1.0),
         (format!("portway_backend_requests_total{{{backend},code_class=\"2xx\"}}"), 4.0),
         (format!("portway_backend_try_duration_seconds_count{{{backend}}}"), 5.0),
+        (format!("portway_backend_connections_reused_total{{{backend}}}"), 5.0 - opened),
+        (format!("portway_backend_connections{{{backend}}}"), opened),
         ("portway_tls_handshakes_total{outcome=\"ok\"}".to_owned(), 1.0),
         ("portway_tls_handshakes_total{outcome=\"unknown_name\"}".to_owned(), 1.0),
         ("portway_connections_accepted_total".to_owned(), 4.0),
