@@ -122,9 +122,9 @@ fn one_match(spec: &HTTPRouteMatch, index: u16, path: &str) -> Result<DraftMatch
     })
 }
 
-fn absolute<'v>(value: &'v str, path: &str) -> Result<&'v str, InvalidRule> {
+fn absolute(value: &str, path: &str) -> Result<String, InvalidRule> {
     if value.starts_with('/') {
-        Ok(value)
+        Ok(pattern::path(value))
     } else {
         let message = format!("{value:?} does not begin with a slash");
         Err(InvalidRule::unsupported(format!("{path}.path.value"), message))

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use portway_plan::Regex;
@@ -33,9 +34,44 @@ pub(crate) fn regex(text: &str) -> Result<Regex, String> {
     }
 }
 
+/// A path in the form that requests' paths have when they are compared: escapes of unreserved characters
+/// decoded, the digits of all others in upper case (RFC 3986 section 6.2.2). Two spellings of one path so
+/// count as equally long, and none outranks the other.
+pub(crate) fn path(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let digits = after.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match escaped {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(char::from(byte));
+                rest = &after[2..];
+            }
+            Some(byte) => {
+                let _ = write!(out, "%{byte:02X}");
+                rest = &after[2..];
+            }
+            None => {
+                out.push('%');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_have_one_spelling() {
+        assert_eq!(path("/%7euser/%61%c3%A9%2fb"), "/~user/a%C3%A9%2Fb");
+        assert_eq!(path("/100%/%4/%+1/%é"), "/100%/%4/%+1/%é");
+    }
 
     #[test]
     fn expressions_are_bounded() {
