@@ -161,3 +161,40 @@ fn a_certificate_stops_being_served_when_it_expires() {
     assert!(after.plan.certificates.is_empty() && after.plan.ports.is_empty());
     assert_eq!(after.expires, None);
 }
+
+/// A certificate of many names is served like any other; one that is too large for TLS (64 KiB, as rustls has
+/// it) is refused at once, and only on its own listener.
+#[test]
+fn a_certificate_may_have_many_names_but_not_16_000() {
+    let served = |count: usize| {
+        let names: Vec<_> = (0..count).map(|nth| format!("h{nth}.example.com")).collect();
+        let generated = rcgen::generate_simple_self_signed(names).unwrap();
+        let mut resources = world(json!(null));
+        put(
+            &mut resources,
+            KindId::Secret,
+            json!({
+                "metadata": {"namespace": "infra", "name": "s"}, "type": "kubernetes.io/tls",
+                "stringData": {"tls.crt": generated.cert.pem(), "tls.key": generated.signing_key.serialize_pem()},
+            }),
+        );
+        put(
+            &mut resources,
+            KindId::Gateway,
+            json!({
+                "metadata": {"namespace": "infra", "name": "tls"},
+                "spec": {"gatewayClassName": "c", "listeners": [{
+                    "name": "l", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "s"}]},
+                }]},
+            }),
+        );
+        let translation = translate(&resources, &common::options());
+        let status = translation.statuses.get(&ObjectKey::new(KindId::Gateway, "infra", "tls")).unwrap();
+        let resolved = &status.listeners()[0].conditions[2];
+        let names =
+            translation.plan.certificates.values().map(|certificate| certificate.names.len()).sum::<usize>();
+        (names, resolved.reason.clone(), translation.plan.ports.len())
+    };
+    assert_eq!(served(1000), (1000, "ResolvedRefs".to_owned(), 2));
+    assert_eq!(served(16_000), (0, "InvalidCertificateRef".to_owned(), 1));
+}
