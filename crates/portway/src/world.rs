@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use portway_api::diagnostic::Diagnostic;
-use portway_api::object::{ObjectKey, Time};
+use portway_api::object::{KindId, ObjectKey, Time};
 use portway_store::{Changes, FileSource, Resources};
 use portway_translate::{Options, Problem, Problems, Translation, Translator};
 use time::OffsetDateTime;
@@ -56,6 +56,28 @@ pub(crate) fn problems(now: &Problems, before: &Problems, resources: &Resources)
     let mut places = Places::new(resources);
     let fresh = now.iter().filter(|(key, problem)| !before.of(key).contains(problem));
     fresh.map(|(key, problem)| diagnostic(key, problem, &mut places)).collect()
+}
+
+/// Kinds that are read and validated, and that nothing here acts on.
+const UNSERVED: [KindId; 5] = [
+    KindId::BackendTLSPolicy,
+    KindId::XBackend,
+    KindId::XBackendTrafficPolicy,
+    KindId::XMesh,
+    KindId::XTelemetryPolicy,
+];
+
+/// A warning for each object of a kind that does nothing, so that nobody relies on it: traffic to a Service with
+/// a BackendTLSPolicy is plain text all the same.
+pub(crate) fn unserved(resources: &Resources) -> Vec<Diagnostic> {
+    let mut places = Places::new(resources);
+    let keys = UNSERVED.iter().flat_map(|kind| resources.keys(*kind));
+    keys.map(|key| {
+        let message =
+            format!("NotSupported: this version of Portway does nothing about objects of kind {}", key.kind);
+        places.at(Diagnostic::warning(message), &key, "")
+    })
+    .collect()
 }
 
 fn diagnostic(key: &ObjectKey, problem: &Problem, places: &mut Places<'_>) -> Diagnostic {

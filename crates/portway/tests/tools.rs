@@ -34,6 +34,23 @@ fn check_tells_usable_from_broken_from_missing() -> anyhow::Result<()> {
 }
 
 #[test]
+fn check_warns_of_kinds_that_do_nothing() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("policy.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: a}\nspec:\n  \
+         targetRefs: [{group: '', kind: Service, name: s}]\n  \
+         validation: {hostname: a.example.com, wellKnownCACertificates: System}\n",
+    )?;
+    let said = portway(&["check", "-o", "short", &file.to_string_lossy()])?;
+    assert_eq!(said.status.code(), Some(0));
+    let said = text(&said.stdout);
+    assert!(said.contains("warning: BackendTLSPolicy a/b: NotSupported"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn explain_names_the_winner_and_why() -> anyhow::Result<()> {
     let told = portway(&[
         "explain",

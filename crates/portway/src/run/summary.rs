@@ -150,7 +150,7 @@ fn destination(rule: &Rule) -> String {
 
 fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], style: Style) {
     let problems = world::problems(&serving.translation.problems, &Problems::default(), &serving.resources);
-    for diagnostic in diagnostics.iter().chain(&problems) {
+    for diagnostic in diagnostics.iter().chain(&problems).chain(&world::unserved(&serving.resources)) {
         let _ = write!(out, "\n{}\n", diagnostic.render(style.colour()));
     }
 }
