@@ -106,13 +106,16 @@ def write(folder, args):
         (folder / 'routes' / f'route-{first}.yaml').write_text('---\n'.join(route(n) for n in numbers))
 
 
-def change(folder, host, number, path):
-    """Replaces the route's file by renaming a new one over it; returns the ms until the change serves."""
+def change(folder, host, number, path, before, probe, after):
+    """Replaces the route's file by renaming a new one over it; returns the ms until `probe`, which was
+    answered with `before`, is answered with `after`."""
     new = folder.parent / 'changed.yaml'
     new.write_text(route(number, path))
+    if status(host, probe) != before:
+        sys.exit(f'{host}{probe} is not {before} before the change')
     os.replace(new, folder / 'routes' / f'route-{number}.yaml')
     started = time.perf_counter()
-    while status(host, path) != 200:
+    while status(host, probe) != after:
         if time.perf_counter() - started > 10:
             sys.exit('the changed route was not served within 10 s')
     return (time.perf_counter() - started) * 1000
@@ -140,7 +143,9 @@ def main():
             print(f'memory (PSS): {process.pss_kb() / 1024:.1f} MB')
             if args.per_file == 1 and args.changes:
                 number = args.routes // 2
-                times = [change(folder, f'h{number}.scale.test', number, f'/changed-{n}')
+                host = f'h{number}.scale.test'
+                change(folder, host, number, '/changed', 200, '/', 404)
+                times = [change(folder, host, number, f'/changed-{n}', 404, f'/changed-{n}', 200)
                          for n in range(args.changes)]
                 print(f'one changed route effective, ms: median {statistics.median(times):.1f}, '
                       f'worst {max(times):.1f} of {len(times)}')
