@@ -6,7 +6,7 @@ mod common;
 use std::cmp::Ordering;
 
 use portway_api::object::KindId;
-use portway_plan::{Entry, PathMatch, Plan, StringMatch};
+use portway_plan::Plan;
 use portway_store::{AnyObject, Resources};
 use portway_translate::translate;
 use proptest::prelude::*;
@@ -28,31 +28,12 @@ type Winner = Option<(String, usize)>;
 fn planned(plan: &Plan, request: &Request) -> Winner {
     let listener = plan.ports.first()?.listeners.iter().find(|it| it.hostname.matches(&request.host))?;
     let hosts = listener.hosts.iter().filter(|host| host.hostname.matches(&request.host));
-    let entry = hosts.flat_map(|host| &host.entries).find(|entry| takes(entry, request))?;
+    let entry = hosts.flat_map(|host| &host.entries).find(|entry| {
+        common::takes(entry, request.method, &request.path, &request.headers, &request.query)
+    })?;
     let source = &entry.rule.source;
     let index = source.path.trim_start_matches("spec.rules[").trim_end_matches(']').parse().unwrap();
     Some((format!("{}/{}", source.object.namespace, source.object.name), index))
-}
-
-fn takes(entry: &Entry, request: &Request) -> bool {
-    let text = |wanted: &StringMatch, value: &str| match wanted {
-        StringMatch::Exact(exact) => **exact == *value,
-        StringMatch::Regex(regex) => regex::Regex::new(&regex.anchored()).unwrap().is_match(value),
-    };
-    let path = match &entry.path {
-        PathMatch::Exact(path) => **path == *request.path,
-        PathMatch::Prefix(prefix) => {
-            request.path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        }
-        PathMatch::Regex(regex) => regex::Regex::new(&regex.anchored()).unwrap().is_match(&request.path),
-    };
-    path && entry.method.as_deref().is_none_or(|method| method == request.method)
-        && entry.headers.iter().all(|wanted| {
-            request.headers.iter().any(|(name, value)| *wanted.name == **name && text(&wanted.value, value))
-        })
-        && entry.query.iter().all(|wanted| {
-            request.query.iter().any(|(name, value)| *wanted.name == **name && text(&wanted.value, value))
-        })
 }
 
 // What the spec says.

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 
 mod core_kinds;
+mod go_module;
 mod official;
 mod rendered;
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use portway_api::gateway::{Condition, ListenerStatus};
 use portway_api::object::{KindId, Time};
+use portway_plan::{Entry, PathMatch, Regex, StringMatch};
 use portway_store::{AnyObject, Loaded, Resources};
 use portway_translate::{Options, Status, Translation};
 use serde_json::{Map, Value, json};
@@ -80,6 +81,37 @@ fn unvalidated(text: &str) -> Resources {
         resources.insert(AnyObject::read(kind, value, None, |_| {}).unwrap());
     }
     resources
+}
+
+/// Whether an entry of a plan matches a request, read naively.
+pub(crate) fn takes(
+    entry: &Entry,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    query: &[(&str, &str)],
+) -> bool {
+    let whole = |regex: &Regex, text: &str| regex::Regex::new(&regex.anchored()).unwrap().is_match(text);
+    let is = |wanted: &StringMatch, value: &str| match wanted {
+        StringMatch::Exact(exact) => **exact == *value,
+        StringMatch::Regex(regex) => whole(regex, value),
+    };
+    let path = match &entry.path {
+        PathMatch::Exact(exact) => **exact == *path,
+        PathMatch::Prefix(prefix) => {
+            path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+        PathMatch::Regex(regex) => whole(regex, path),
+    };
+    path && entry.method.as_deref().is_none_or(|wanted| wanted == method)
+        && entry.headers.iter().all(|wanted| {
+            let mut named = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(&wanted.name));
+            named.any(|(_, value)| is(&wanted.value, value))
+        })
+        && entry.query.iter().all(|wanted| {
+            let mut named = query.iter().filter(|(name, _)| *name == &*wanted.name);
+            named.any(|(_, value)| is(&wanted.value, value))
+        })
 }
 
 /// A translation as people like to read it.

@@ -2,30 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::super::*;
 use crate::yaml::parse;
 
-/// The folder of the Go module, which `go` fetches if need be.
+/// The folder of the Gateway API's Go module.
 pub(in super::super) fn module() -> PathBuf {
-    let name = format!("sigs.k8s.io/gateway-api@{}", crds::VERSION);
-    // Outside of any Go module, lest that one's go.mod have a say.
-    let scratch = tempfile::tempdir().unwrap();
-    let go = |args: &[&str]| {
-        let output = Command::new("go").args(args).current_dir(&scratch).output();
-        let output = output.expect("these tests need Go, which fetches the Gateway API's examples");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let download = go(&["mod", "download", "-json", &name]);
-    let download: Value = serde_json::from_str(&download).expect("`go mod download` says what it did");
-    // A Go older than the module asks for unpacks it all the same, but does not say where.
-    let folder = match download["Dir"].as_str() {
-        Some(folder) => PathBuf::from(folder),
-        None => Path::new(go(&["env", "GOMODCACHE"]).trim()).join(name),
-    };
-    assert!(folder.is_dir(), "{download}");
-    folder
+    super::go_module::folder(&format!("sigs.k8s.io/gateway-api@{}", crds::VERSION))
 }
 
 /// All YAML files below a folder, by their path within it, with what they hold.
