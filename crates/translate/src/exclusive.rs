@@ -1,101 +1,100 @@
 //! HTTPRoutes and GRPCRoutes that share a hostname on one listener: exactly one of the two is accepted
 //! (GRPCRoute `hostnames`).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
+use portway_api::object::ObjectKey;
 use portway_plan::{HostPattern, RuleKind};
 
-/// The hostnames that one kind of route holds on a listener.
+/// The hostnames that one kind of route holds on a listener, each with the route that held it first.
 #[derive(Default)]
-struct Held {
-    any: bool,
-    nothing: bool,
-    exact: HashSet<String>,
-    wildcard: HashSet<String>,
+struct Held<'a> {
+    /// The first route of all.
+    first: Option<&'a ObjectKey>,
+    any: Option<&'a ObjectKey>,
+    exact: HashMap<&'a str, &'a ObjectKey>,
+    wildcard: HashMap<&'a str, &'a ObjectKey>,
     /// All names and suffixes with their bytes reversed, so that all that ends in `.example.com` is a range.
-    reversed: BTreeSet<Vec<u8>>,
+    reversed: BTreeMap<Vec<u8>, &'a ObjectKey>,
 }
 
-impl Held {
-    fn new() -> Self {
-        Self { nothing: true, ..Self::default() }
-    }
-
-    fn hold(&mut self, pattern: &HostPattern) {
-        self.nothing = false;
+impl<'a> Held<'a> {
+    fn hold(&mut self, pattern: &'a HostPattern, route: &'a ObjectKey) {
+        self.first.get_or_insert(route);
         match pattern {
-            HostPattern::Any => self.any = true,
+            HostPattern::Any => {
+                self.any.get_or_insert(route);
+            }
             HostPattern::Exact(name) => {
-                self.exact.insert(name.to_string());
-                self.reversed.insert(name.bytes().rev().collect());
+                self.exact.entry(name).or_insert(route);
+                self.reversed.entry(name.bytes().rev().collect()).or_insert(route);
             }
             HostPattern::Wildcard(suffix) => {
-                self.wildcard.insert(suffix.to_string());
-                self.reversed.insert(suffix.bytes().rev().collect());
+                self.wildcard.entry(suffix).or_insert(route);
+                self.reversed.entry(suffix.bytes().rev().collect()).or_insert(route);
             }
         }
     }
 
-    fn meets(&self, pattern: &HostPattern) -> bool {
-        if self.any {
-            return true;
-        }
-        match pattern {
-            HostPattern::Any => !self.nothing,
-            HostPattern::Exact(name) => self.exact.contains(&**name) || self.holds_suffix_of(&name[1..]),
-            HostPattern::Wildcard(suffix) => {
+    /// A route that holds a hostname which intersects this one.
+    fn meets(&self, pattern: &HostPattern) -> Option<&'a ObjectKey> {
+        self.any.or_else(|| match pattern {
+            HostPattern::Any => self.first,
+            HostPattern::Exact(name) => {
+                self.exact.get(&**name).copied().or_else(|| self.holds_suffix_of(&name[1..]))
+            }
+            HostPattern::Wildcard(suffix) => self.holds_suffix_of(suffix).or_else(|| {
                 let start: Vec<u8> = suffix.bytes().rev().collect();
-                self.holds_suffix_of(suffix)
-                    || self
-                        .reversed
-                        .range(start.clone()..)
-                        .next()
-                        .is_some_and(|next| next.starts_with(&start))
-            }
-        }
+                let (next, route) = self.reversed.range(start.clone()..).next()?;
+                next.starts_with(&start).then_some(*route)
+            }),
+        })
     }
 
-    /// Whether a wildcard that is held covers a name that ends so.
-    fn holds_suffix_of(&self, tail: &str) -> bool {
-        tail.match_indices('.').any(|(at, _)| self.wildcard.contains(&tail[at..]))
+    /// The route whose wildcard covers a name that ends so.
+    fn holds_suffix_of(&self, tail: &str) -> Option<&'a ObjectKey> {
+        tail.match_indices('.').find_map(|(at, _)| self.wildcard.get(&tail[at..]).copied())
     }
 }
 
 /// Walks the candidates of one listener, the most senior first, and says for each whether it is accepted
 /// beside those before it.
-pub(crate) struct Contest {
-    http: Held,
-    grpc: Held,
+#[derive(Default)]
+pub(crate) struct Contest<'a> {
+    http: Held<'a>,
+    grpc: Held<'a>,
 }
 
-impl Contest {
-    pub(crate) fn new() -> Self {
-        Self { http: Held::new(), grpc: Held::new() }
-    }
-
-    /// Enters a route with the hostnames that it would serve on the listener. A route that is refused holds
-    /// nothing, so it cannot in turn push out a third.
-    pub(crate) fn enter<'a>(
+impl<'a> Contest<'a> {
+    /// Enters a route with the hostnames that it would serve on the listener. Returns a route of the other
+    /// kind that is in its way; then it holds nothing, so it cannot in turn push out a third.
+    pub(crate) fn enter(
         &mut self,
         kind: RuleKind,
+        route: &'a ObjectKey,
         hostnames: impl Iterator<Item = &'a HostPattern> + Clone,
-    ) -> bool {
+    ) -> Option<&'a ObjectKey> {
         let (own, other) = match kind {
             RuleKind::Http => (&mut self.http, &self.grpc),
             RuleKind::Grpc => (&mut self.grpc, &self.http),
         };
-        if hostnames.clone().any(|hostname| other.meets(hostname)) {
-            return false;
+        let rival = hostnames.clone().find_map(|hostname| other.meets(hostname));
+        if rival.is_none() {
+            hostnames.for_each(|hostname| own.hold(hostname, route));
         }
-        hostnames.for_each(|hostname| own.hold(hostname));
-        true
+        rival
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portway_api::object::KindId;
     use proptest::prelude::*;
+
+    fn route(name: &str) -> ObjectKey {
+        ObjectKey::new(KindId::HTTPRoute, "store", name)
+    }
 
     fn pattern() -> impl Strategy<Value = HostPattern> {
         prop_oneof![
@@ -106,22 +105,34 @@ mod tests {
     }
 
     proptest! {
-        /// The sets answer what comparing each pair would.
+        /// The sets answer what comparing each pair would, and name one that it would find.
         #[test]
         fn meeting_is_pairwise_intersection(held in prop::collection::vec(pattern(), 0..5), asked in pattern()) {
-            let mut set = Held::new();
-            held.iter().for_each(|pattern| set.hold(pattern));
-            prop_assert_eq!(set.meets(&asked), held.iter().any(|one| one.intersect(&asked).is_some()));
+            let routes: Vec<_> = (0..held.len()).map(|i| route(&i.to_string())).collect();
+            let mut set = Held::default();
+            held.iter().zip(&routes).for_each(|(pattern, route)| set.hold(pattern, route));
+            let meeting: Vec<_> = held
+                .iter()
+                .zip(&routes)
+                .filter(|(pattern, _)| pattern.intersect(&asked).is_some())
+                .map(|(_, route)| route)
+                .collect();
+            match set.meets(&asked) {
+                Some(found) => prop_assert!(meeting.contains(&found)),
+                None => prop_assert!(meeting.is_empty()),
+            }
         }
     }
 
     #[test]
     fn the_refused_hold_nothing() {
-        let host = |text| vec![HostPattern::parse(text).unwrap()];
-        let mut contest = Contest::new();
-        assert!(contest.enter(RuleKind::Http, host("*.example.com").iter()));
-        assert!(!contest.enter(RuleKind::Grpc, host("a.example.com").iter()));
-        assert!(contest.enter(RuleKind::Http, host("a.example.com").iter()));
-        assert!(contest.enter(RuleKind::Grpc, host("a.example.net").iter()));
+        let host = |text| HostPattern::parse(text).unwrap();
+        let (all, one, other) = (host("*.example.com"), host("a.example.com"), host("a.example.net"));
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(route);
+        let mut contest = Contest::default();
+        assert_eq!(contest.enter(RuleKind::Http, &a, [&all].into_iter()), None);
+        assert_eq!(contest.enter(RuleKind::Grpc, &b, [&one].into_iter()), Some(&a));
+        assert_eq!(contest.enter(RuleKind::Http, &c, [&one].into_iter()), None);
+        assert_eq!(contest.enter(RuleKind::Grpc, &d, [&other].into_iter()), None);
     }
 }

@@ -262,25 +262,15 @@ impl Place {
         if !stirred || (!contested && self.losers == 0) {
             return;
         }
-        let mut contest = Contest::new();
-        let mut rivals: Vec<Option<Arc<str>>> = Vec::with_capacity(self.guests.len());
-        let mut stayed: Vec<(RuleKind, &BTreeSet<HostPattern>, &ObjectKey)> = Vec::new();
-        for ((_, key), guest) in &self.guests {
-            let Some(kind) = guest.kind else {
-                rivals.push(None);
-                continue;
-            };
-            if contest.enter(kind, guest.hostnames.iter()) {
-                stayed.push((kind, &guest.hostnames, key));
-                rivals.push(None);
-                continue;
-            }
-            let rival = stayed.iter().find(|(other, hostnames, _)| {
-                *other != kind
-                    && hostnames.iter().any(|a| guest.hostnames.iter().any(|b| a.intersect(b).is_some()))
-            });
-            rivals.push(rival.map(|(_, _, key)| key.to_string().into()));
-        }
+        let mut contest = Contest::default();
+        let rivals: Vec<Option<Arc<str>>> = self
+            .guests
+            .iter()
+            .map(|((_, key), guest)| {
+                let rival = contest.enter(guest.kind?, key, guest.hostnames.iter())?;
+                Some(rival.to_string().into())
+            })
+            .collect();
         (self.attached, self.losers) = (0, 0);
         for (((_, key), guest), rival) in self.guests.iter_mut().zip(rivals) {
             if guest.rival != rival {

@@ -180,7 +180,7 @@ fn served(
 ) -> Shards<CertificateKey, Arc<Certificate>> {
     let planned = gateways
         .iter()
-        .filter(|gateway| gateway.refused.is_none())
+        .filter(|gateway| gateway::obstacle(gateway).is_none())
         .flat_map(GatewayNode::merged)
         .filter(|node| node.is_planned());
     planned
@@ -190,16 +190,26 @@ fn served(
 }
 
 fn find_overlaps(gateways: &mut [GatewayNode]) {
-    let addresses: BTreeSet<_> = gateways.iter().flat_map(|node| node.addresses.iter().copied()).collect();
-    for address in addresses {
-        let bound = gateways
-            .iter_mut()
-            .filter(|node| node.refused.is_none() && node.addresses.contains(&address))
-            .flat_map(|node| {
-                let sets = node.sets.iter_mut().filter(|set| set.refused.is_none());
-                node.listeners.iter_mut().chain(sets.flat_map(|set| set.listeners.iter_mut()))
-            });
-        contest::mark_overlaps(&mut bound.collect::<Vec<_>>());
+    let mut bound: BTreeMap<Option<IpAddr>, Vec<usize>> = BTreeMap::new();
+    for (i, node) in gateways.iter().enumerate().filter(|(_, node)| node.refused.is_none()) {
+        for address in &node.addresses {
+            bound.entry(*address).or_default().push(i);
+        }
+    }
+    for places in bound.into_values() {
+        let mut rest = &mut *gateways;
+        let mut passed = 0;
+        let mut listeners = Vec::new();
+        // Ascending places, so that each Gateway is split off what is left of the list.
+        for place in places {
+            let Some((node, after)) = rest.get_mut(place - passed..).and_then(<[_]>::split_first_mut) else {
+                break;
+            };
+            (rest, passed) = (after, place + 1);
+            let sets = node.sets.iter_mut().filter(|set| set.refused.is_none());
+            listeners.extend(node.listeners.iter_mut().chain(sets.flat_map(|set| set.listeners.iter_mut())));
+        }
+        contest::mark_overlaps(&mut listeners);
     }
 }
 

@@ -212,6 +212,9 @@ impl Translator {
         for key in self.places.decide() {
             work.routes.insert(key);
         }
+        if work.routes.is_empty() {
+            return;
+        }
         let planned: BTreeSet<&ListenerId> = planned(&self.survey).map(|node| &node.id).collect();
         for key in &work.routes {
             let Some(node) = self.routes.get(key) else { continue };
@@ -295,10 +298,9 @@ impl Translator {
         }
         self.listeners = listeners;
         let known = |port: &Port| {
-            let known = self.plan.ports.iter().find(|known| {
-                (known.address, known.port, known.transport) == (port.address, port.port, port.transport)
-            });
-            known.filter(|known| ***known == *port).cloned()
+            let place = |port: &Port| (port.address, port.port, port.transport);
+            let known = self.plan.ports.binary_search_by_key(&place(port), |known| place(known)).ok();
+            known.map(|at| &self.plan.ports[at]).filter(|known| ***known == *port).cloned()
         };
         ports
             .into_iter()
