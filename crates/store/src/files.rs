@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::Loaded;
 use crate::catalog::Catalog;
 use crate::read::{self, Content};
 use crate::resources::{Changes, Resources};
-use crate::scan::{Limits, Root, Scan, Stamp, is_manifest, scan};
+use crate::scan::{Layout, Limits, Root, Scan, Stamp, is_manifest, scan};
 use crate::watch::{Concern, Handle, Watch};
 
 /// Below so many files, threads cost more than they save.
@@ -53,6 +54,7 @@ pub struct FileSource {
     limits: Limits,
     catalog: Catalog,
     known: BTreeMap<PathBuf, Known>,
+    layout: Layout,
     /// What there is to say about files and folders as such.
     about_files: Vec<Diagnostic>,
     watch: Watch,
@@ -92,6 +94,7 @@ impl FileSource {
             limits,
             catalog: Catalog::default(),
             known: BTreeMap::new(),
+            layout: Layout::default(),
             about_files: Vec::new(),
             watch,
             said: HashSet::new(),
@@ -112,8 +115,8 @@ impl FileSource {
     #[allow(clippy::should_implement_trait, reason = "an update is no item: it replaces the one before")]
     pub fn next(&mut self) -> Option<Update> {
         loop {
-            let Self { watch, known, roots, .. } = self;
-            let burst = watch.wait(|watch, path| concern(watch, known, roots, path))?;
+            let Self { watch, known, layout, roots, .. } = self;
+            let burst = watch.wait(|watch, path| concern(watch, known, layout, roots, path))?;
             let before = self.catalog.resources.clone();
             let changes = if burst.everything {
                 self.look_at_everything(&burst.files)
@@ -136,7 +139,7 @@ impl FileSource {
     fn look_at_everything(&mut self, touched: &BTreeSet<PathBuf>) -> Changes {
         let (watch, known) = (&mut self.watch, &self.known);
         watch.begin();
-        let Scan { files, folders, unreadable, diagnostics } = scan(
+        let Scan { files, folders, unreadable, diagnostics, layout } = scan(
             &self.roots,
             &self.limits,
             &|path| known.get(path).map(|known| known.stamp.bytes),
@@ -144,6 +147,7 @@ impl FileSource {
         );
         watch.retain(&folders);
         self.about_files = diagnostics;
+        self.layout = layout;
 
         let hidden = |path: &Path| path.ancestors().any(|path| unreadable.contains(path));
         let gone: Vec<PathBuf> =
@@ -161,20 +165,53 @@ impl FileSource {
         self.catalog.apply(batch)
     }
 
-    /// Reads known files again.
+    /// Looks at some files alone, or at everything where that would not do.
     fn look_at(&mut self, files: &BTreeSet<PathBuf>) -> Changes {
-        let due: Vec<(PathBuf, Arc<str>)> = files
-            .iter()
-            .filter_map(|path| self.known.get(path).map(|known| (path.clone(), Arc::clone(&known.name))))
-            .collect();
-        // A file that is gone may be somewhere else now, and one that grew may be one too many.
-        if due.iter().any(|(path, _)| !path.is_file()) {
+        let (mut due, mut gone) = (Vec::new(), Vec::new());
+        let mut new_bytes = Vec::new();
+        for path in files {
+            let known = self.known.get(path).map(|known| Arc::clone(&known.name));
+            match (self.sight(path), known) {
+                (Some(Sight::File { .. }), Some(name)) => due.push((path.clone(), name)),
+                (Some(Sight::File { name: Some(name), bytes }), None) => {
+                    due.push((path.clone(), name));
+                    new_bytes.push(bytes);
+                }
+                (Some(Sight::Nothing), known) => gone.extend(known.map(|name| (path.clone(), name))),
+                _ => return self.look_at_everything(files),
+            }
+        }
+        let (many, bytes) =
+            (self.known.len() + new_bytes.len(), self.bytes() + new_bytes.iter().sum::<u64>());
+        if !new_bytes.is_empty() && (many > self.limits.files || bytes > self.limits.total_bytes) {
             return self.look_at_everything(files);
         }
-        let batch = self.read(due);
-        let bytes: u64 = self.known.values().map(|known| known.stamp.bytes).sum();
+        let mut batch = Vec::with_capacity(files.len());
+        for (path, name) in gone {
+            self.known.remove(&path);
+            batch.push((name, None));
+        }
+        batch.extend(self.read(due));
         let changes = self.catalog.apply(batch);
-        if bytes > self.limits.total_bytes { self.look_at_everything(files) } else { changes }
+        // A file that grew may be one too many.
+        if self.bytes() > self.limits.total_bytes { self.look_at_everything(files) } else { changes }
+    }
+
+    /// What is at a path now; `None` where that may concern other files.
+    fn sight(&self, path: &Path) -> Option<Sight> {
+        let name = || self.layout.name_alone(self.watch.inode(path.parent()?)?, path);
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {
+                Some(Sight::File { name: name(), bytes: metadata.size() })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => name().map(|_| Sight::Nothing),
+            _ => None,
+        }
+    }
+
+    /// The bytes of all files together.
+    fn bytes(&self) -> u64 {
+        self.known.values().map(|known| known.stamp.bytes).sum()
     }
 
     /// Reads files, on several threads if they are many; leaves out those that say what they said before.
@@ -240,8 +277,24 @@ impl FileSource {
     }
 }
 
+/// What there is at a path.
+enum Sight {
+    Nothing,
+    /// A file; if it concerns no other, with its name as the user would write it.
+    File {
+        name: Option<Arc<str>>,
+        bytes: u64,
+    },
+}
+
 /// What an event at a path is about.
-fn concern(watch: &Watch, known: &BTreeMap<PathBuf, Known>, roots: &[Root], path: &Path) -> Concern {
+fn concern(
+    watch: &Watch,
+    known: &BTreeMap<PathBuf, Known>,
+    layout: &Layout,
+    roots: &[Root],
+    path: &Path,
+) -> Concern {
     if known.contains_key(path) {
         return Concern::File;
     }
@@ -249,16 +302,21 @@ fn concern(watch: &Watch, known: &BTreeMap<PathBuf, Known>, roots: &[Root], path
     if watch.covers(path) || roots.iter().any(is_root) {
         return Concern::Everything;
     }
-    if !path.parent().is_some_and(|folder| watch.covers(folder)) {
+    let Some((folder, name)) = path.parent().and_then(|folder| watch.inode(folder)).zip(path.file_name())
+    else {
         return Concern::Nothing;
-    }
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    };
     // `..data`, by which a mounted ConfigMap changes all its files at once.
-    if name.starts_with(b"..") || (is_manifest(path) && !name.starts_with(b".")) {
+    if layout.awaits(folder, name) || name.as_encoded_bytes().starts_with(b"..") {
         return Concern::Everything;
     }
-    let inside = roots.iter().any(|root| path.starts_with(&root.path));
-    if inside && !name.starts_with(b".") && path.is_dir() { Concern::Everything } else { Concern::Nothing }
+    if !layout.lists(folder) || name.as_encoded_bytes().starts_with(b".") {
+        return Concern::Nothing;
+    }
+    if is_manifest(path) {
+        return Concern::File;
+    }
+    if path.is_dir() { Concern::Everything } else { Concern::Nothing }
 }
 
 /// What became of reading a file.
@@ -343,4 +401,100 @@ fn bytes_of(path: &Path, name: &Arc<str>, limits: &Limits) -> io::Result<Bytes> 
         Ok(_) => Bytes::Read(stamp, bytes),
         Err(error) => Bytes::Refused(stamp, cannot(&error)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use portway_api::core::ConfigMap;
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn about(source: &FileSource, path: &Path) -> Concern {
+        concern(&source.watch, &source.known, &source.layout, &source.roots, path)
+    }
+
+    /// Has the source take in that something happened at these paths.
+    fn happened(source: &mut FileSource, paths: &[PathBuf]) {
+        let about: Vec<_> = paths.iter().map(|path| about(source, path)).collect();
+        let touched = paths.iter().zip(&about).filter(|(_, about)| **about != Concern::Nothing);
+        let files = touched.map(|(path, _)| path.clone()).collect();
+        if about.contains(&Concern::Everything) {
+            source.look_at_everything(&files);
+        } else {
+            source.look_at(&files);
+        }
+    }
+
+    /// The objects, with the files that they are from.
+    fn objects(resources: &Resources) -> Vec<String> {
+        let show = |map: &Arc<crate::Stored<ConfigMap>>| format!("{} {:?}", map.key, map.origin);
+        resources.all::<ConfigMap>().map(show).collect()
+    }
+
+    #[test]
+    fn one_file_concerns_itself_and_one_beside_the_root_nobody() {
+        let outside = TempDir::new().unwrap();
+        let root = outside.path().join("root");
+        fs::create_dir_all(root.join("folder")).unwrap();
+        let (source, _) = FileSource::open([root.clone()]);
+        let about = |path: &str| about(&source, &outside.path().join(path));
+        assert_eq!(about("new.yaml"), Concern::Nothing);
+        assert_eq!(about("root/new.yaml"), Concern::File);
+        assert_eq!(about("root/folder/new.yaml"), Concern::File);
+        assert_eq!(about("root/new.txt"), Concern::Nothing);
+        assert_eq!(about("root/.new.yaml"), Concern::Nothing);
+        for path in ["root", "root/folder", "root/..data"] {
+            assert_eq!(about(path), Concern::Everything, "{path}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// After anything that can happen to files, what serves is what would be read from scratch.
+        #[test]
+        fn one_by_one_is_the_same_as_from_scratch(
+            steps in prop::collection::vec((0u8..7, 0usize..8, 0usize..8), 1..24)
+        ) {
+            let outside = TempDir::new().unwrap();
+            let root = outside.path().join("root");
+            fs::create_dir_all(root.join("sub")).unwrap();
+            let paths: Vec<PathBuf> =
+                ["a.yaml", "b.yaml", "c.yaml", "d.txt", "sub/a.yaml", "sub/e.yaml", "../a.yaml", "../f.yaml"]
+                    .map(|name| outside.path().join(format!("root/{name}").replace("root/../", "")))
+                    .into();
+            let (mut source, _) = FileSource::open([root.clone()]);
+            for (nth, (what, from, to)) in steps.into_iter().enumerate() {
+                let (from, to) = (&paths[from], &paths[to]);
+                let text = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: m{nth}}}}}");
+                // The kernel does not tell what happens to a file under a name that is not watched.
+                let watched = |path: &Path| path.starts_with(&root) && is_manifest(path);
+                let links = fs::symlink_metadata(from).map_or(0, |metadata| metadata.nlink());
+                // What cannot be done is not done, and nothing has happened.
+                let done = match what {
+                    0 | 1 => fs::write(from, text),
+                    2 => fs::remove_file(from),
+                    3 | 4 if links == 1 || watched(to) => fs::rename(from, to),
+                    5 if watched(from) && watched(to) => fs::hard_link(from, to),
+                    6 => symlink(from, to),
+                    _ => continue,
+                };
+                if done.is_err() {
+                    continue;
+                }
+                // What is written through a link happens where the link leads to.
+                let written = fs::canonicalize(from).unwrap_or_else(|_| from.clone());
+                happened(&mut source, &[from.clone(), to.clone(), written]);
+                let scratch = FileSource::load([root.clone()]);
+                prop_assert_eq!(objects(&source.catalog.resources), objects(&scratch.resources));
+                let lines = |all: &[Diagnostic]| all.iter().map(Diagnostic::one_line).collect::<Vec<_>>();
+                prop_assert_eq!(lines(&source.diagnostics()), lines(&scratch.diagnostics));
+            }
+        }
+    }
 }

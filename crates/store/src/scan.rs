@@ -1,6 +1,7 @@
 //! Which files there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,6 +12,8 @@ use portway_api::diagnostic::Diagnostic;
 
 /// Folders inside one another; more is a loop or a mistake.
 const MAX_DEPTH: usize = 32;
+/// Links that lead to one another, as Linux has it.
+const MAX_LINKS: usize = 40;
 
 /// How much the files may ask for. What goes beyond is an error that says so, and is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ impl Default for Limits {
 /// What tells one content of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    inode: (u64, u64),
+    inode: Inode,
     modified: (i64, i64),
     /// Changes even where a tool sets the time of modification back.
     changed: (i64, i64),
@@ -51,7 +54,9 @@ impl Stamp {
 }
 
 /// Device and inode: which file or folder it is, whatever its path.
-pub(crate) fn inode(metadata: &Metadata) -> (u64, u64) {
+pub(crate) type Inode = (u64, u64);
+
+pub(crate) fn inode(metadata: &Metadata) -> Inode {
     (metadata.dev(), metadata.ino())
 }
 
@@ -88,6 +93,40 @@ pub(crate) struct Scan {
     /// Files and folders that are there, but are not read.
     pub(crate) unreadable: HashSet<PathBuf>,
     pub(crate) diagnostics: Vec<Diagnostic>,
+    pub(crate) layout: Layout,
+}
+
+/// How the files lie, for whoever hears that one of them came or went.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    /// The folders whose files are read, each by its path, and as the user would write it. All other folders
+    /// are watched for what is `awaited` in them.
+    listed: HashMap<Inode, (PathBuf, PathBuf)>,
+    /// What roots and links lead to, and what roots that are not there begin with: folder and name.
+    awaited: HashSet<(Inode, OsString)>,
+    /// There are links, files that two paths lead to, or some that are not read: one file that comes or goes
+    /// can mean more than itself.
+    entangled: bool,
+}
+
+impl Layout {
+    /// Whether something of that name in a folder decides which files there are.
+    pub(crate) fn awaits(&self, folder: Inode, name: &OsStr) -> bool {
+        self.awaited.contains(&(folder, name.to_owned()))
+    }
+
+    /// Whether the files of a folder are read.
+    pub(crate) fn lists(&self, folder: Inode) -> bool {
+        self.listed.contains_key(&folder)
+    }
+
+    /// The name of a file that came to, or went from, a folder that is read under this very path; `None` where
+    /// such a file may concern others.
+    pub(crate) fn name_alone(&self, folder: Inode, path: &Path) -> Option<Arc<str>> {
+        let (at, name) = self.listed.get(&folder).filter(|_| !self.entangled)?;
+        (path.parent() == Some(at)).then_some(())?;
+        Some(join(name, path.file_name()?).to_str()?.into())
+    }
 }
 
 /// Walks through the roots.
@@ -100,7 +139,7 @@ pub(crate) fn scan(
     roots: &[Root],
     limits: &Limits,
     known: &dyn Fn(&Path) -> Option<u64>,
-    enter: &mut dyn FnMut(&Path, (u64, u64)),
+    enter: &mut dyn FnMut(&Path, Inode),
 ) -> Scan {
     let mut walk = Walk {
         scan: Scan::default(),
@@ -125,6 +164,7 @@ pub(crate) fn scan(
             total_bytes >> 20
         )));
     }
+    walk.scan.layout.entangled |= !walk.scan.diagnostics.is_empty() || !walk.scan.unreadable.is_empty();
     walk.scan
 }
 
@@ -132,11 +172,11 @@ struct Walk<'a> {
     scan: Scan,
     limits: &'a Limits,
     known: &'a dyn Fn(&Path) -> Option<u64>,
-    enter: &'a mut dyn FnMut(&Path, (u64, u64)),
+    enter: &'a mut dyn FnMut(&Path, Inode),
     /// Watched folders by inode.
-    watched: HashSet<(u64, u64)>,
+    watched: HashSet<Inode>,
     /// Files and folders by inode: what can be reached by two paths is read once.
-    seen: HashSet<(u64, u64)>,
+    seen: HashSet<Inode>,
     /// Files that were not read before.
     new: Vec<(PathBuf, Found)>,
     bytes: u64,
@@ -169,6 +209,7 @@ impl Walk<'_> {
             return;
         }
         self.watch(path, metadata);
+        self.scan.layout.listed.insert(inode(metadata), (path.to_owned(), name.to_owned()));
         let entries = match fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
             Ok(entries) => entries,
             Err(error) => return self.cannot_read(path, name, &error),
@@ -189,6 +230,7 @@ impl Walk<'_> {
     fn entry(&mut self, path: &Path, name: &Path, depth: usize) {
         let Ok(metadata) = fs::symlink_metadata(path) else { return };
         let metadata = if metadata.is_symlink() {
+            self.scan.layout.entangled = true;
             match fs::metadata(path) {
                 Ok(target) => {
                     if is_manifest(path) || target.is_dir() {
@@ -197,6 +239,7 @@ impl Walk<'_> {
                     target
                 }
                 Err(error) if is_manifest(path) => {
+                    self.watch_target(path);
                     return self.complain(name, &format!("broken link: {error}"), None);
                 }
                 Err(_) => return,
@@ -216,6 +259,7 @@ impl Walk<'_> {
             return self.complain(name, "the file's name is not UTF-8", Some("rename it"));
         };
         if !self.seen.insert(inode(metadata)) {
+            self.scan.layout.entangled = true;
             return;
         }
         let found = Found { name: text.into(), stamp: Stamp::of(metadata) };
@@ -259,25 +303,31 @@ impl Walk<'_> {
 
     /// Watches the folder that holds a root, or the nearest that exists: the root may be replaced, or appear.
     fn watch_around(&mut self, root: &Path) {
-        for folder in root.ancestors().skip(1) {
+        for below in root.ancestors() {
+            let Some((folder, name)) = below.parent().zip(below.file_name()) else { continue };
             if let Ok(metadata) = fs::metadata(folder)
                 && metadata.is_dir()
             {
                 self.watch(folder, &metadata);
+                self.scan.layout.awaited.insert((inode(&metadata), name.to_owned()));
                 break;
             }
         }
         self.watch_target(root);
     }
 
-    /// Watches the folder that holds what a link leads to.
+    /// Watches the folder that holds what a link leads to, there or not, and those of the links on the way.
     fn watch_target(&mut self, path: &Path) {
-        if let Ok(target) = fs::canonicalize(path)
-            && target != path
-            && let Some(folder) = target.parent()
-            && let Ok(metadata) = fs::metadata(folder)
-        {
-            self.watch(folder, &metadata);
+        let mut at = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            let (Ok(link), Some(folder)) = (fs::read_link(&at), at.parent()) else { return };
+            let target = folder.join(link);
+            let Some((folder, name)) = target.parent().zip(target.file_name()) else { return };
+            let Ok(folder) = fs::canonicalize(folder) else { return };
+            let Ok(metadata) = fs::metadata(&folder) else { return };
+            self.watch(&folder, &metadata);
+            self.scan.layout.awaited.insert((inode(&metadata), name.to_owned()));
+            at = folder.join(name);
         }
     }
 
@@ -314,6 +364,6 @@ pub(crate) fn is_manifest(path: &Path) -> bool {
 }
 
 /// `./a.yaml` is `a.yaml` to whoever reads about it.
-fn join(folder: &Path, entry: &std::ffi::OsStr) -> PathBuf {
+fn join(folder: &Path, entry: &OsStr) -> PathBuf {
     if folder == Path::new(".") { entry.into() } else { folder.join(entry) }
 }

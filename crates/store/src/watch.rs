@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use crate::scan::Inode;
+
 /// A burst of changes is over when nothing happened for so long …
 const QUIET: Duration = Duration::from_millis(20);
 /// … but a stream of changes that does not end is taken in pieces.
@@ -18,9 +20,6 @@ const LONGEST: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_secs(2);
 /// Events that can wait; if there are more, everything is looked at instead.
 const WAITING: usize = 8192;
-
-/// Device and inode of a folder.
-type Inode = (u64, u64);
 
 /// What happened.
 enum Message {
@@ -41,7 +40,7 @@ struct Flags {
 pub(crate) enum Concern {
     /// Nothing that matters.
     Nothing,
-    /// The contents of a known file.
+    /// A file that is read, or would be.
     File,
     /// Which files there are.
     Everything,
@@ -50,9 +49,9 @@ pub(crate) enum Concern {
 /// What happened in one burst.
 #[derive(Debug, Default)]
 pub(crate) struct Burst {
-    /// Known files that may have changed.
+    /// Files that may have changed, come or gone.
     pub(crate) files: BTreeSet<PathBuf>,
-    /// Whether files may have come or gone.
+    /// Whether others may have come or gone.
     pub(crate) everything: bool,
 }
 
@@ -129,6 +128,11 @@ impl Watch {
     /// Whether a folder is watched.
     pub(crate) fn covers(&self, folder: &Path) -> bool {
         self.folders.contains_key(folder)
+    }
+
+    /// Which folder it is that is watched at a path.
+    pub(crate) fn inode(&self, folder: &Path) -> Option<Inode> {
+        self.folders.get(folder).copied()
     }
 
     /// Begins another round of [`add`](Self::add): what could not be watched may be now.
