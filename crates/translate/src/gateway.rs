@@ -149,12 +149,15 @@ pub(crate) fn obstacle(node: &GatewayNode) -> Option<&Finding> {
 
 /// The Gateway's own conditions.
 pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
+    // What is wrong with the listeners of a set is the set's to say: whoever may add one cannot make the
+    // Gateway look broken.
     let invalid: Vec<String> = node
-        .merged()
-        .filter(|listener| !listener.is_accepted())
+        .listeners
+        .iter()
+        .filter(|listener| !listener.is_usable())
         .map(|listener| listener.source.to_string())
         .collect();
-    let accepted = node.merged().any(ListenerNode::is_accepted);
+    let accepted = node.merged().any(ListenerNode::is_usable);
     let mut verdicts = Vec::with_capacity(4);
     verdicts.push(match &node.refused {
         Some(finding) => no(condition::ACCEPTED, finding.reason, finding.to_string()),

@@ -132,6 +132,11 @@ impl ListenerNode {
         self.refused.is_none() && self.conflict.is_none()
     }
 
+    /// Whether its `Accepted` condition holds: it is accepted, and its port could be opened.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_accepted() && self.unavailable.is_none()
+    }
+
     /// Whether it lacks nothing that it needs to serve.
     pub(crate) fn is_valid(&self) -> bool {
         self.is_accepted() && !(self.protocol == Some(Protocol::Https) && self.certificates.is_empty())

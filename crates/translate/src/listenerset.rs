@@ -93,7 +93,11 @@ pub(crate) fn examine(
 
 /// Whether the set counts as attached to its Gateway.
 pub(crate) fn is_attached(set: &SetNode) -> bool {
-    set.refused.is_none() && set.listeners.iter().any(ListenerNode::is_valid)
+    set.refused.is_none() && set.listeners.iter().any(is_sound)
+}
+
+fn is_sound(node: &ListenerNode) -> bool {
+    node.is_valid() && node.is_usable()
 }
 
 fn verdicts(set: &SetNode, gateway: &GatewayNode) -> Vec<Verdict> {
@@ -108,7 +112,7 @@ fn verdicts(set: &SetNode, gateway: &GatewayNode) -> Vec<Verdict> {
         ];
     }
     let invalid: Vec<_> =
-        set.listeners.iter().filter(|node| !node.is_valid()).map(|node| &*node.id.name).collect();
+        set.listeners.iter().filter(|node| !is_sound(node)).map(|node| &*node.id.name).collect();
     let invalid = invalid.join(", ");
     let accepted = if !is_attached(set) {
         let message = format!("no listener is valid: {invalid}; see their conditions");
