@@ -10,6 +10,7 @@
 pub mod certificates;
 pub mod client;
 pub mod gateway;
+pub mod load;
 pub mod origin;
 pub mod wire;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use client::{Client, Http2};
 pub use gateway::Gateway;
+pub use load::{Load, Target};
 pub use origin::{Answer, H2Origin, Origin};
 pub use wire::Message;
 

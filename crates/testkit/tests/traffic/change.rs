@@ -1,107 +1,11 @@
 //! Change while serving: no request fails and no connection is closed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use portway_testkit::{Answer, Client, Gateway, Http2, Origin, origin};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use portway_testkit::certificates::{Certificate, trust};
+use portway_testkit::{Answer, Client, Gateway, Load, Origin, Target, origin};
 
 use crate::{GATEWAY, HOST, documents, named, route};
-
-/// Clients that send requests one after another, each on one connection, until they are told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    /// A permit for each answer since the last wait.
-    answered: Arc<Semaphore>,
-    clients: JoinSet<anyhow::Result<usize>>,
-}
-
-impl Load {
-    /// Two HTTP/1.1 keep-alive connections, one of HTTP/2 with four requests at a time, and one WebSocket if
-    /// the gateway has a route for it.
-    async fn on(address: SocketAddr, websocket: bool) -> anyhow::Result<Self> {
-        let mut load =
-            Self { stop: Arc::default(), answered: Arc::new(Semaphore::new(0)), clients: JoinSet::new() };
-        for _ in 0..2 {
-            let mut client = Client::connect(address).await?;
-            let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
-            load.clients.spawn(async move {
-                let mut count = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = client.get(HOST, "/").await?;
-                    anyhow::ensure!(answer.status() == 200, "HTTP/1.1 request {count}: {answer:?}");
-                    count += 1;
-                    answered.add_permits(1);
-                }
-                Ok(count)
-            });
-        }
-        let http2 = Http2::connect(address).await?;
-        for _ in 0..4 {
-            let (http2, stop, answered) = (http2.clone(), Arc::clone(&load.stop), Arc::clone(&load.answered));
-            load.clients.spawn(async move {
-                let mut count = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let request = http::Request::get(format!("http://{HOST}/")).body(Bytes::new())?;
-                    let answer = http2.send(request).await?;
-                    anyhow::ensure!(answer.head.status() == 200, "HTTP/2 request {count}: {:?}", answer.head);
-                    count += 1;
-                    answered.add_permits(1);
-                }
-                Ok(count)
-            });
-        }
-        if websocket {
-            let mut client = Client::connect(address).await?;
-            client
-                .write(format!(
-                    "GET /chat HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-                ))
-                .await?;
-            let head = client.wire().head().await?;
-            anyhow::ensure!(head.as_ref().is_some_and(|head| head.status() == 101), "{head:?}");
-            let stop = Arc::clone(&load.stop);
-            load.clients.spawn(async move {
-                let mut count = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    client.write("ping").await?;
-                    anyhow::ensure!(client.wire().exactly(4).await? == b"ping");
-                    count += 1;
-                }
-                Ok(count)
-            });
-        }
-        Ok(load)
-    }
-
-    /// Waits until so many more requests have been answered; fails if a client has failed.
-    async fn answered(&mut self, more: u32) -> anyhow::Result<()> {
-        let answered = Arc::clone(&self.answered);
-        answered.forget_permits(usize::MAX);
-        tokio::select! {
-            permits = portway_testkit::soon("requests under load", answered.acquire_many(more)) => {
-                permits??.forget();
-                Ok(())
-            }
-            Some(ended) = self.clients.join_next() => {
-                anyhow::bail!("a client has ended after {} requests", ended??)
-            }
-        }
-    }
-
-    /// Stops; fails with the first client that failed. The least that any client was answered is returned.
-    async fn end(mut self) -> anyhow::Result<usize> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut least = usize::MAX;
-        while let Some(client) = self.clients.join_next().await {
-            least = least.min(client??);
-        }
-        Ok(least)
-    }
-}
 
 /// An origin that switches protocols when it is asked to, and answers 200 else.
 async fn chatty() -> anyhow::Result<Origin> {
@@ -130,7 +34,8 @@ async fn hundreds_of_route_edits_fail_no_request() -> anyhow::Result<()> {
     };
     let mut gateway = Gateway::from_yaml(&edit(0))?;
     let address = gateway.addr("http")?;
-    let mut load = Load::on(address, true).await?;
+    let target = Target::plain(address, HOST);
+    let mut load = Load::on(&target).await?.with_websocket(&target, "/chat").await?;
     for nth in 1..=300 {
         gateway.apply(&edit(nth))?;
         let seen = Client::connect(address).await?.get(HOST, "/").await?;
@@ -150,7 +55,7 @@ async fn a_roll_of_all_endpoints_fails_no_request() -> anyhow::Result<()> {
         documents([GATEWAY, &route("r", "- backendRefs: [{name: rolled, port: 80}]"), &service])
     };
     let mut gateway = Gateway::from_yaml(&of(&origins))?;
-    let mut load = Load::on(gateway.addr("http")?, false).await?;
+    let mut load = Load::on(&Target::plain(gateway.addr("http")?, HOST)).await?;
     let mut retired = Vec::new();
     for _ in 0..20 {
         origins.push(Origin::named("pod").await?);
@@ -167,6 +72,73 @@ async fn a_roll_of_all_endpoints_fails_no_request() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_certificates_in_turn_fail_no_handshake_and_no_request() -> anyhow::Result<()> {
+    let (_a, service) = named(["a"]).await?;
+    let gateway = GATEWAY.replace(
+        "{name: http, protocol: HTTP, port: 80,",
+        "{name: https, protocol: HTTPS, port: 443, tls: {certificateRefs: [{name: edge}]},",
+    );
+    let with = |certificate: &Certificate| {
+        let secret = certificate.secret("infra", "edge");
+        documents([&gateway, &route("r", "- backendRefs: [{name: a, port: 80}]"), &service, &secret])
+    };
+    let certificates = (0..=50).map(|_| Certificate::new([HOST])).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut gateway = Gateway::from_yaml(&with(&certificates[0]))?;
+    let address = gateway.addr("https")?;
+    let target = Target::tls(address, HOST, &trust(&certificates)?);
+    let mut load = Load::on(&target).await?.with_new_connections(&target);
+    for certificate in &certificates[1..] {
+        gateway.apply(&with(certificate))?;
+        let fresh = Client::connect_tls(address, HOST, &trust([certificate])?).await?;
+        assert!(fresh.certificate.as_deref() == Some(certificate.der()), "new connections get the new one");
+        load.answered(8).await?;
+    }
+    assert!(load.end().await? > 0, "every client was answered");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_of_weights_and_backends_fail_no_request() -> anyhow::Result<()> {
+    let ([a, b, c], services) = named(["a", "b", "c"]).await?;
+    let edit = |nth: usize| {
+        let (weight, other) = (nth % 11, if nth.is_multiple_of(3) { "b" } else { "c" });
+        let rules = format!(
+            "- backendRefs:\n    - {{name: a, port: 80, weight: {weight}}}\n    \
+             - {{name: {other}, port: 80, weight: {}}}\n    - {{name: moving, port: 80, weight: 1}}",
+            10 - weight
+        );
+        // The Service behind one of the shares has other endpoints each time.
+        let moving = match nth % 4 {
+            0 => vec![a.address()],
+            1 => vec![b.address(), a.address()],
+            2 => vec![c.address()],
+            _ => vec![a.address(), b.address(), c.address()],
+        };
+        let moving = origin::service("apps", "moving", &moving);
+        documents([GATEWAY, &route("r", &rules), &services, &moving])
+    };
+    let mut gateway = Gateway::from_yaml(&edit(0))?;
+    let address = gateway.addr("http")?;
+    let target = Target::plain(address, HOST);
+    let mut load = Load::on(&target).await?.with_new_connections(&target);
+    for nth in 1..=110 {
+        gateway.apply(&edit(nth))?;
+        load.answered(3).await?;
+    }
+    assert!(load.end().await? > 0, "every client was answered");
+
+    // After all these edits, the shares are those of the last one: 0 of a, 10 of c, 1 of the Service that moved.
+    let before = [&a, &b, &c].map(|origin| origin.requests().len());
+    let mut client = Client::connect(address).await?;
+    for _ in 0..110 {
+        assert_eq!(client.get(HOST, "/").await?.status(), 200);
+    }
+    let after = [&a, &b, &c].map(|origin| origin.requests().len());
+    assert_eq!([0, 1, 2].map(|nth| after[nth] - before[nth]), [0, 0, 110]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_listeners_come_and_go_without_a_trace() -> anyhow::Result<()> {
     let (_a, service) = named(["a"]).await?;
     let more = "    - {name: more, protocol: HTTP, port: 81, allowedRoutes: {namespaces: {from: All}}}\n";
@@ -175,7 +147,7 @@ async fn other_listeners_come_and_go_without_a_trace() -> anyhow::Result<()> {
         documents([&gateway, &route("r", "- backendRefs: [{name: a, port: 80}]"), &service])
     };
     let mut gateway = Gateway::from_yaml(&with(""))?;
-    let mut load = Load::on(gateway.addr("http")?, false).await?;
+    let mut load = Load::on(&Target::plain(gateway.addr("http")?, HOST)).await?;
     for _ in 0..10 {
         gateway.apply(&with(more))?;
         let extra = gateway.addr("more")?;
