@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// Bytes asked for in one read. A read that leaves room tells the reactor that the socket is empty and
@@ -210,7 +211,9 @@ impl Deadline {
         if known && !sleep.is_elapsed() {
             return Poll::Pending;
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        // Apart from the task's budget: a task that has used it up would not be registered with the timer,
+        // and is not polled here again before something else wakes it.
+        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
             if Instant::now() >= due {
                 return Poll::Ready(());
             }
@@ -224,4 +227,27 @@ impl Deadline {
 /// An instant from now. A limit beyond what the clock can tell is a year.
 pub(super) fn after(limit: Duration) -> Instant {
     Instant::now() + limit.min(Duration::from_secs(365 * 24 * 3600))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// As it is when a fast transfer has just been stopped by the client.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_kept_even_by_a_task_that_has_used_up_its_budget() {
+        let mut deadline = Deadline::default();
+        let due = after(Duration::from_secs(30));
+        let mut busy = true;
+        let kept = poll_fn(|cx| {
+            while busy {
+                busy = pin!(tokio::task::consume_budget()).poll(cx).is_ready();
+            }
+            deadline.poll(cx, due)
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(60), kept).await.is_ok());
+        assert!(Instant::now() < due + Duration::from_secs(1));
+    }
 }
