@@ -105,16 +105,22 @@ impl RuleContext<'_, '_> {
     }
 }
 
+/// The most regular expressions of one route. Each is compiled when the route is translated, and within the
+/// API's other limits there could be thousands, which would hold up everyone else's changes for seconds.
+pub(crate) const EXPRESSIONS_LIMIT: usize = 256;
+
 /// Gathers rules into a draft.
 pub(crate) struct Drafting<'a> {
     pub(crate) object: Arc<ObjectRef>,
     pub(crate) resolver: Resolver<'a>,
     draft: Draft,
+    /// Regular expressions of the rules so far.
+    expressions: usize,
 }
 
 impl<'a> Drafting<'a> {
     pub(crate) fn new(resolver: Resolver<'a>, route: &ObjectKey) -> Self {
-        Self { object: Arc::new(object_ref(route)), resolver, draft: Draft::default() }
+        Self { object: Arc::new(object_ref(route)), resolver, draft: Draft::default(), expressions: 0 }
     }
 
     pub(crate) fn source(&self, path: String, section: Option<&str>) -> Source {
@@ -124,6 +130,16 @@ impl<'a> Drafting<'a> {
     /// Notes a field that is read past.
     pub(crate) fn ignore(&mut self, path: String) {
         self.draft.ignored.push(path);
+    }
+
+    /// Counts the regular expressions of a rule; those of a rule that is too much do not count.
+    pub(crate) fn admit_expressions(&mut self, count: usize, path: &str) -> Result<(), InvalidRule> {
+        if self.expressions + count > EXPRESSIONS_LIMIT {
+            let message = format!("the route has more than {EXPRESSIONS_LIMIT} regular expressions");
+            return Err(InvalidRule::unsupported(format!("{path}.matches"), message));
+        }
+        self.expressions += count;
+        Ok(())
     }
 
     /// Adds one rule of the route: what to serve, and what makes it invalid, if anything.

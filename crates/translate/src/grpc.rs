@@ -22,13 +22,26 @@ pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &GRPCRoute) -
             drafting.ignore(format!("{path}.sessionPersistence"));
         }
         let source = drafting.source(path.clone(), spec.name.as_deref());
+        let admitted = drafting.admit_expressions(expressions(&spec.matches), &path);
         let mut context =
             RuleContext { resolver: &mut drafting.resolver, invalid: None, prefixes_only: false };
-        let rule = rule(spec, source, &path, &mut context);
+        let rule = admitted.and_then(|()| rule(spec, source, &path, &mut context));
         let invalid = context.invalid;
         drafting.add(i, rule, invalid);
     }
     drafting.finish()
+}
+
+fn expressions(matches: &[GRPCRouteMatch]) -> usize {
+    let in_match = |spec: &GRPCRouteMatch| {
+        // A method alone becomes one too: of all services.
+        let method = spec.method.as_ref().is_some_and(|method| {
+            method.type_ == Some(GRPCMethodMatchType::RegularExpression)
+                || (method.service.is_none() && method.method.is_some())
+        });
+        usize::from(method) + http::header_expressions(&spec.headers)
+    };
+    matches.iter().map(in_match).sum()
 }
 
 fn rule(

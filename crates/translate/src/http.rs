@@ -28,16 +28,33 @@ pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &HTTPRoute) -
             drafting.ignore(format!("{path}.sessionPersistence"));
         }
         let source = drafting.source(path.clone(), spec.name.as_deref());
+        let admitted = drafting.admit_expressions(expressions(&spec.matches), &path);
         let mut context = RuleContext {
             resolver: &mut drafting.resolver,
             invalid: None,
             prefixes_only: spec.matches.iter().all(is_prefix),
         };
-        let rule = rule(spec, source, &path, &mut context);
+        let rule = admitted.and_then(|()| rule(spec, source, &path, &mut context));
         let invalid = context.invalid;
         drafting.add(i, rule, invalid);
     }
     drafting.finish()
+}
+
+fn expressions(matches: &[HTTPRouteMatch]) -> usize {
+    let in_match = |spec: &HTTPRouteMatch| {
+        let path = spec.path.as_ref().and_then(|path| path.type_.as_ref());
+        let in_query = spec.query_params.iter();
+        usize::from(path == Some(&PathMatchType::RegularExpression))
+            + header_expressions(&spec.headers)
+            + in_query.filter(|spec| spec.type_ == Some(QueryParamMatchType::RegularExpression)).count()
+    };
+    matches.iter().map(in_match).sum()
+}
+
+/// How many header matches of an HTTPRoute or GRPCRoute are regular expressions.
+pub(crate) fn header_expressions(specs: &[HTTPHeaderMatch]) -> usize {
+    specs.iter().filter(|spec| spec.type_ == Some(HeaderMatchType::RegularExpression)).count()
 }
 
 fn is_prefix(spec: &HTTPRouteMatch) -> bool {
