@@ -268,6 +268,8 @@ impl BodySource for TapBody {
         }
         match tap.ended {
             Some(Ending::Clean) => Poll::Ready(None),
+            // A body of known length is not asked for its end by who sends it on over HTTP/1.1.
+            _ if tap.remaining == Some(0) => Poll::Ready(None),
             Some(Ending::Failed(kind)) => Poll::Ready(Some(Err(kind.into()))),
             None => {
                 tap.waker = Some(cx.waker().clone());
@@ -405,6 +407,16 @@ mod tests {
         assert_eq!(text(&mut first), "ab");
         drop((first, inbound));
         assert_eq!([text(&mut tap), text(&mut tap)], ["ab", "!client_gone"]);
+    }
+
+    #[test]
+    fn an_onlooker_knows_the_end_of_a_body_of_known_length() {
+        let frames = VecDeque::from([Frame::Data(Bytes::from_static(b"abc"))]);
+        let inbound = Inbound::new(Body::Stream(Box::new(Script(frames, Some(3)))), 0);
+        let mut tap = inbound.tap(1024);
+        assert_eq!(text(&mut attempt(&inbound)), "abc");
+        drop(inbound);
+        assert_eq!([text(&mut tap), text(&mut tap)], ["abc", "end"]);
     }
 
     #[test]
