@@ -120,8 +120,11 @@ impl Endpoint {
     }
 
     /// It could not be connected to: puts it aside for half a second, doubled with each failure in a row,
-    /// up to 30 s.
+    /// up to 30 s. Connects that fail while it is put aside, most of them begun before, count as one.
     pub fn connect_failed(&self, now_ms: u64) {
+        if now_ms < self.aside_until.load(Ordering::Relaxed) {
+            return;
+        }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
         self.aside_until.store(now_ms + (500u64 << failures).min(30_000), Ordering::Relaxed);
     }
@@ -524,9 +527,14 @@ mod tests {
     fn aside_for_growing_times() {
         let endpoint = Endpoint::new(SocketAddr::from(([10, 0, 0, 1], 80)));
         let mut times = Vec::new();
+        let mut now = 0;
         for _ in 0..8 {
-            endpoint.connect_failed(0);
-            times.push(endpoint.aside_until.load(Ordering::Relaxed));
+            endpoint.connect_failed(now);
+            // A hundred requests that met the same outage.
+            (0..100).for_each(|_| endpoint.connect_failed(now));
+            let until = endpoint.aside_until.load(Ordering::Relaxed);
+            times.push(until - now);
+            now = until;
         }
         assert_eq!(times, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
     }
