@@ -276,11 +276,19 @@ struct LimitedBody {
 
 impl BodySource for LimitedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        if let Poll::Ready(frame) = self.body.poll_frame(cx) {
+        let polled = self.body.poll_frame(cx);
+        if polled.is_ready() {
             self.limited.lease.touch();
-            return Poll::Ready(frame);
         }
-        let late = self.limited.deadlines.iter_mut().any(|d| poll_deadline(d, cx).is_ready());
+        // Time passes for a backend that always has more, too; not for one that has given all.
+        let more = match &polled {
+            Poll::Pending => true,
+            Poll::Ready(frame) => matches!(frame, Some(Ok(_))) && self.body.remaining() != Some(0),
+        };
+        let late = more && self.limited.deadlines.iter_mut().any(|d| poll_deadline(d, cx).is_ready());
+        if polled.is_ready() && !late {
+            return polled;
+        }
         if late || self.limited.lease.poll_expired(cx).is_ready() {
             // The connection is in the middle of a response: closed, not kept.
             self.body = Body::Empty;
@@ -326,7 +334,81 @@ impl AsyncWrite for Held {
 
 #[cfg(test)]
 mod tests {
+    use portway_plan::{BackendKey, Endpoint, EndpointAddress, EndpointState, Endpoints, ObjectRef, Plan};
+
     use super::*;
+    use crate::observe::Metrics;
+    use crate::upstream::{Backends, Limits};
+
+    /// A body of which there is always more.
+    struct Endless;
+
+    impl BodySource for Endless {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+            Poll::Ready(Some(Ok(Frame::Data(Bytes::from_static(b"more")))))
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    /// Pools, and a backend with one endpoint.
+    fn upstream() -> (Rc<Pools>, Arc<Backend>) {
+        let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "b".into() };
+        let key = BackendKey { object, port: 80 };
+        let address = EndpointAddress::Ip([127, 0, 0, 1].into());
+        let list = vec![Endpoint { address, port: 1, state: EndpointState::Active, zone: None }];
+        let backend = portway_plan::Backend { key: key.clone(), protocol: BackendProtocol::Unspecified };
+        let mut plan = Plan::default();
+        plan.backends.insert(key.clone(), Arc::new(backend));
+        plan.endpoints.insert(key.clone(), Arc::new(Endpoints { list }));
+        let runtime = tokio::runtime::Handle::current();
+        let mut backends = Backends::new(runtime, Arc::new(Metrics::new(1)));
+        let backend = backends.sync(&plan).get(&key).expect("the backend").clone();
+        (Pools::new(0, Limits::default(), backends.departures()), backend)
+    }
+
+    async fn limited(timeout: Option<Duration>) -> (Body, Rc<Lease>) {
+        let (pools, backend) = upstream();
+        let lease = pools.lease(&backend, None).await.expect("an endpoint");
+        let deadline = timeout.map(|timeout| Box::pin(sleep_until(Instant::now() + timeout)));
+        let limited = Limited { lease: lease.clone(), deadlines: [None, deadline], _budget: None };
+        let head = super::super::ResponseHead { status: http::StatusCode::OK, headers: Default::default() };
+        let answer = Answer { head, body: Body::Stream(Box::new(Endless)), tunnel: None };
+        // Lives on as a worker's pools do.
+        tokio::task::spawn_local(async move {
+            let _pools = pools;
+            std::future::pending::<()>().await;
+        });
+        (limited.attach(answer).body, lease)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_passes_for_a_backend_that_always_has_more() {
+        let test = async {
+            let (mut body, _lease) = limited(Some(Duration::from_secs(10))).await;
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            assert!(matches!(body.frame().await, Some(Ok(_))));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let fault = body.frame().await.and_then(Result::err).expect("a fault");
+            assert_eq!(fault.kind, FaultKind::UpstreamTimeout);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_long_does_not_make_the_backend_silent() {
+        let test = async {
+            let (mut body, lease) = limited(None).await;
+            tokio::time::sleep(Duration::from_secs(400)).await;
+            assert!(matches!(body.frame().await, Some(Ok(_))));
+            // What the body asks when it next has to wait for the backend.
+            let silent = poll_fn(|cx| Poll::Ready(lease.poll_expired(cx).is_ready())).await;
+            assert!(!silent);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
 
     #[test]
     fn grpc_timeouts() {

@@ -438,6 +438,8 @@ impl Lease {
     pub fn touch(&self) {
         if let Some(pools) = self.pools.upgrade() {
             self.touched.set(pools.sweeps.get());
+            // Not pulled for long is not silent for long.
+            self.expired.set(false);
         }
     }
 
