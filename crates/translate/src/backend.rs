@@ -67,18 +67,11 @@ pub(crate) struct Resolver<'a> {
     route: &'a ObjectKey,
     pub(crate) faults: Vec<Finding>,
     pub(crate) dependencies: BTreeSet<Dependency>,
-    pub(crate) backends: BTreeSet<BackendKey>,
 }
 
 impl<'a> Resolver<'a> {
     pub(crate) fn new(resources: &'a Resources, route: &'a ObjectKey) -> Self {
-        Self {
-            resources,
-            route,
-            faults: Vec::new(),
-            dependencies: BTreeSet::new(),
-            backends: BTreeSet::new(),
-        }
+        Self { resources, route, faults: Vec::new(), dependencies: BTreeSet::new() }
     }
 
     /// Notes a reference, other than to a backend, that cannot be followed.
@@ -89,10 +82,7 @@ impl<'a> Resolver<'a> {
     /// The backend that the reference at `path` leads to.
     pub(crate) fn backend(&mut self, reference: Reference<'_>, path: &str) -> Target {
         match self.find(reference) {
-            Ok(key) => {
-                self.backends.insert(key.clone());
-                Target::Backend(key)
-            }
+            Ok(key) => Target::Backend(key),
             Err((reason, message)) => {
                 let finding = Finding::new(path, reason, message);
                 let message = finding.to_string().into();
