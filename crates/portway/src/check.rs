@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use portway_api::diagnostic::{Diagnostic, Severity};
 use portway_translate::Problems;
 
-use crate::USAGE;
 use crate::style::Style;
 use crate::world::{self, World};
+use crate::{USAGE, print};
 
 /// The arguments of `portway check`.
 #[derive(clap::Args, Debug)]
@@ -38,7 +38,7 @@ enum Output {
 /// Prints what is found: 0 when it can be used, 1 when not, 2 when a path does not exist.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(missing) = args.paths.iter().find(|path| !path.exists()) {
-        eprintln!("portway check: {}: no such file or folder", missing.display());
+        print::complaint(format_args!("portway check: {}: no such file or folder", missing.display()));
         return Ok(ExitCode::from(USAGE));
     }
     let world = World::read(&args.paths);
@@ -47,11 +47,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     found.extend(world::unserved(&world.resources));
     let style = Style::of(&io::stdout());
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-        Output::Short => found.iter().for_each(|diagnostic| println!("{}", diagnostic.one_line())),
+        Output::Json => print::answer(format_args!("{}\n", serde_json::to_string_pretty(&found)?))?,
+        Output::Short => {
+            for diagnostic in &found {
+                print::answer(format_args!("{}\n", diagnostic.one_line()))?;
+            }
+        }
         Output::Text => {
             for diagnostic in &found {
-                println!("{}\n", diagnostic.render(style.colour()));
+                print::answer(format_args!("{}\n\n", diagnostic.render(style.colour())))?;
             }
         }
     }
@@ -60,7 +64,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !matches!(args.output, Output::Json) {
         let objects =
             portway_api::object::KindId::ALL.iter().map(|kind| world.resources.count(*kind)).sum::<usize>();
-        println!("{objects} objects: {}, {}", plural(errors, "error"), plural(warnings, "warning"));
+        let (errors, warnings) = (plural(errors, "error"), plural(warnings, "warning"));
+        print::answer(format_args!("{objects} objects: {errors}, {warnings}\n"))?;
     }
     let failed = found.iter().any(Diagnostic::is_error) || (args.strict && warnings > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -87,7 +87,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         let address = SocketAddr::new(args.address, args.port);
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        println!("portway echo: http://{} (HTTP/1.1, h2c, gRPC, WebSocket)", listener.local_addr()?);
+        let address = listener.local_addr()?;
+        crate::print::news(format_args!("portway echo: http://{address} (HTTP/1.1, h2c, gRPC, WebSocket)\n"));
         let pod = args.pod.unwrap_or_else(|| args.service.clone());
         let identity = Identity { service: args.service, pod, namespace: args.namespace };
         tokio::select! {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use http::{Method, Uri};
 
 use crate::places::Places;
+use crate::print;
 use crate::style::Style;
 use crate::world::{Files, World};
 
@@ -47,12 +48,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let asked = asked(&args)?;
     let world = World::read(&args.files.paths);
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
-        eprintln!("{}\n", diagnostic.render(Style::of(&io::stderr()).colour()));
+        print::complaint(format_args!("{}\n", diagnostic.render(Style::of(&io::stderr()).colour())));
     }
     let story = story::tell(&asked, &world, &mut Places::new(&world.resources));
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&story)?),
-        Output::Text => print!("{}", text::render(&story, Style::of(&io::stdout()))),
+        Output::Json => print::answer(format_args!("{}\n", serde_json::to_string_pretty(&story)?))?,
+        Output::Text => print::answer(text::render(&story, Style::of(&io::stdout())))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ use portway_store::AnyObject;
 use portway_translate::{Status, Statuses};
 use serde_json::{Value, json};
 
+use crate::print;
 use crate::world::{Files, World};
 
 /// The arguments of `portway get`.
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let world = World::read(&args.files.paths);
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
-        eprintln!("{}", diagnostic.one_line());
+        print::complaint(diagnostic.one_line());
     }
     let mut found: Vec<(KindId, Vec<(ObjectKey, Value)>)> = Vec::new();
     for kind in kinds {
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if found.is_empty() {
-        eprintln!("No {} found.", args.kind);
+        print::complaint(format_args!("No {} found.", args.kind));
         return Ok(if args.name.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     match args.output {
@@ -86,7 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 .iter()
                 .map(|(kind, objects)| table(*kind, objects, args.output == Output::Wide, &world))
                 .collect();
-            print!("{}", tables?.join("\n"));
+            print::answer(tables?.join("\n"))?;
         }
         Output::Json | Output::Yaml => print_whole(found, args)?,
     }
@@ -104,9 +105,9 @@ fn print_whole(found: Vec<(KindId, Vec<(ObjectKey, Value)>)>, args: &Args) -> an
         _ => json!({"apiVersion": "v1", "kind": "List", "items": objects}),
     };
     if args.output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&whole)?);
+        print::answer(format_args!("{}\n", serde_json::to_string_pretty(&whole)?))?;
     } else {
-        print!("{}", serde_saphyr::to_string(&whole)?);
+        print::answer(serde_saphyr::to_string(&whole)?)?;
     }
     Ok(())
 }

@@ -6,12 +6,16 @@
 //! echo          the demo backend
 //! ```
 
+// They panic where the output cannot be written.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod check;
 mod demo;
 mod echo;
 mod explain;
 mod get;
 mod places;
+mod print;
 mod run;
 mod signals;
 mod style;
@@ -58,11 +62,15 @@ fn main() -> ExitCode {
     let filter = match EnvFilter::builder().parse(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
-            eprintln!("portway: --log {}: {error}", cli.log);
+            print::complaint(format_args!("portway: --log {}: {error}", cli.log));
             return ExitCode::from(USAGE);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
@@ -73,7 +81,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("portway: {error:#}");
+            print::complaint(format_args!("portway: {error:#}"));
             ExitCode::FAILURE
         }
     }

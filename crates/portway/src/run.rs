@@ -31,7 +31,7 @@ use serde_json::json;
 
 use crate::demo::Backends;
 use crate::style::Style;
-use crate::{signals, world};
+use crate::{print, signals, world};
 
 /// Where the admin server is unless `--admin` says otherwise.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
@@ -108,7 +108,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let style = Style::of(&io::stdout());
     if let Some(missing) = args.paths.iter().find(|path| !path.exists()) {
-        eprintln!("portway run: {}: no such file or folder", missing.display());
+        print::complaint(format_args!("portway run: {}: no such file or folder", missing.display()));
         return Ok(ExitCode::from(crate::USAGE));
     }
     let (sender, events) = mpsc::sync_channel(1);
@@ -129,7 +129,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let applied = serving.take(resources, Changes::default());
     serving.tell(&diagnostics);
-    print!("{}", summary::render(&serving, &applied, &args.paths, &diagnostics, began.elapsed(), style));
+    print::news(summary::render(&serving, &applied, &args.paths, &diagnostics, began.elapsed(), style));
 
     let stop = source.handle();
     let watching = std::thread::Builder::new().name("portway-files".to_owned()).spawn(move || {
@@ -146,17 +146,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             events.recv_timeout(BIND_AGAIN)
         };
         match event {
-            Ok(Event::Changed(update)) => {
-                print!("{}", serving.follow(*update, style));
-            }
-            Err(RecvTimeoutError::Timeout) => print!("{}", serving.bind_again(style)),
+            Ok(Event::Changed(update)) => print::news(serving.follow(*update, style)),
+            Err(RecvTimeoutError::Timeout) => print::news(serving.bind_again(style)),
             Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    println!(
-        "\n{}",
-        style.dim("Draining: requests under way end, new connections are refused. Again to end at once.")
-    );
+    let draining = "Draining: requests under way end, new connections are refused. Again to end at once.";
+    print::news(format_args!("\n{}\n", style.dim(draining)));
     stop.stop();
     let drained = serving.proxy.shutdown();
     drop(events);
@@ -164,7 +160,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::error!("the file watcher has panicked");
     }
     let cut = if drained.cut == 0 { String::new() } else { format!(", {} connections cut", drained.cut) };
-    println!("{}", style.dim(format!("Drained in {:.1} s{cut}.", drained.took.as_secs_f64())));
+    let drained = format!("Drained in {:.1} s{cut}.", drained.took.as_secs_f64());
+    print::news(format_args!("{}\n", style.dim(drained)));
     Ok(ExitCode::SUCCESS)
 }
 

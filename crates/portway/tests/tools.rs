@@ -3,7 +3,11 @@
 #[allow(dead_code, reason = "shared by tests that each use a part")]
 mod binary;
 
-use binary::portway;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
+use binary::{portway, root};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -131,5 +135,27 @@ fn get_prints_what_kubectl_would() -> anyhow::Result<()> {
         text(&portway(&["get", "-f", "examples/quickstart", "gateways", "shared", "-o", "yaml"])?.stdout);
     assert!(yaml.contains("attachedRoutes: 3"), "{yaml}");
     assert_eq!(portway(&["get", "-f", "examples/quickstart", "httproute", "nobody"])?.status.code(), Some(1));
+    Ok(())
+}
+
+/// A command whose standard output nobody reads any more.
+#[test]
+fn a_reader_that_leaves_changes_nothing() -> anyhow::Result<()> {
+    let (reader, unread) = std::io::pipe()?;
+    drop(reader);
+    let mut check = Command::new(env!("CARGO_BIN_EXE_portway"));
+    let checked = check.args(["check", "examples"]).current_dir(root()).stdout(unread).output()?;
+    assert_eq!((checked.status.code(), text(&checked.stderr)), (Some(0), String::new()));
+
+    let mut run = Command::new(env!("CARGO_BIN_EXE_portway"));
+    run.args(["run", "--free-ports", "--admin", "off", "examples/quickstart"]).current_dir(root());
+    let mut gateway = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let printed = BufReader::new(gateway.stdout.take().context("its standard output")?);
+    let serves = printed.lines().map_while(Result::ok).any(|line| line.contains("Ctrl-C"));
+    // The reader is gone; the words about the drain find nobody.
+    let told = Command::new("kill").args(["-TERM", &gateway.id().to_string()]).status()?;
+    let ended = gateway.wait_with_output()?;
+    assert!(serves && told.success());
+    assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), String::new()));
     Ok(())
 }
