@@ -18,7 +18,7 @@ use super::h1::{Answer, Progress, SendError, SendOptions};
 use super::inbound::Inbound;
 use super::reply::is_grpc;
 use super::retry::{Outcome, Retries};
-use super::{Body, BodySource, Frame, Informational, RequestHead, Tunnel, h2};
+use super::{Body, BodySource, Frame, Informational, RequestHead, Tunnel, Version, h2};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::Exchange;
 use crate::upstream::{Backend, Connection, EndpointId, Lease, Pools, Protocol, Retrying};
@@ -85,7 +85,7 @@ impl Forward<'_> {
                     exchange.end_try(took, Ok(answer.head.status));
                     (Outcome::Status(answer.head.status), Ok(answer))
                 }
-                Err(SendError { fault, progress, .. }) => {
+                Err(SendError { fault, progress }) => {
                     exchange.end_try(took, Err(fault.kind));
                     (Outcome::Failed { kind: fault.kind, progress, reused }, Err(fault))
                 }
@@ -116,8 +116,9 @@ impl Forward<'_> {
     fn request_deadline(&self) -> Option<Instant> {
         let rule = self.timeouts.request.filter(|timeout| !timeout.is_zero());
         let headers = &self.head.headers;
-        let grpc = headers.get("grpc-timeout").filter(|_| is_grpc(headers.get("content-type")));
-        let grpc = grpc.and_then(grpc_timeout);
+        // gRPC is HTTP/2: others are spared the search.
+        let grpc = (self.head.version == Version::Http2).then(|| headers.get("grpc-timeout")).flatten();
+        let grpc = grpc.filter(|_| is_grpc(headers.get("content-type"))).and_then(grpc_timeout);
         let timeout = match (rule, grpc) {
             (Some(rule), Some(grpc)) => rule.min(grpc),
             (one, other) => one.or(other)?,
@@ -182,7 +183,7 @@ impl Forward<'_> {
             let late = poll_deadline(deadline, cx).is_ready() || poll_deadline(per_try, cx).is_ready();
             if late || lease.poll_expired(cx).is_ready() {
                 let fault = FaultKind::UpstreamTimeout.into();
-                return Poll::Ready(Err(SendError { fault, progress: Progress::Unanswered, body: None }));
+                return Poll::Ready(Err(SendError { fault, progress: Progress::Unanswered }));
             }
             Poll::Pending
         })
@@ -219,7 +220,7 @@ impl Forward<'_> {
                 };
                 client.send(outgoing).await
             }
-            Err(fault) => Err(SendError { fault, progress: Progress::Unsent, body: None }),
+            Err(fault) => Err(SendError { fault, progress: Progress::Unsent }),
         }
     }
 }

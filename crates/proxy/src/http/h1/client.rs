@@ -72,8 +72,6 @@ pub struct SendError {
     pub fault: Fault,
     /// How far it had got; from which follows whether the request may be sent again.
     pub progress: Progress,
-    /// The request's body, if it can be sent again: nothing has been pulled from it, or it is no stream.
-    pub body: Option<Body>,
 }
 
 /// How far a request had got when it failed.
@@ -131,13 +129,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Client<I> {
         let upload = Upload {
             left: body.remaining().unwrap_or(0),
             ended: body.is_empty(),
-            again: match &body {
-                Body::Full(bytes) => Some(bytes.clone()),
-                Body::Empty | Body::Stream(_) => None,
-            },
             body,
             encoding,
-            pulled: false,
             sent: false,
             broken: false,
             wait: expects_continue.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
@@ -169,10 +162,6 @@ struct Upload {
     sent: bool,
     /// The backend takes no more; it may have answered all the same.
     broken: bool,
-    /// Something has been pulled from the body.
-    pulled: bool,
-    /// A body that is no stream, to be sent again.
-    again: Option<Bytes>,
     /// `100 Continue` is waited for.
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -194,7 +183,6 @@ impl Upload {
             }
             let mut waits = self.wait.is_some();
             while !self.ended && !waits && wire.has_room() {
-                self.pulled = true;
                 match self.body.poll_frame(cx) {
                     Poll::Pending => waits = true,
                     Poll::Ready(Some(Ok(Frame::Data(data)))) => self.queue(wire, data)?,
@@ -313,9 +301,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Sending<I> {
             (false, true) => Progress::Unanswered,
             (false, false) => Progress::Unsent,
         };
-        let Upload { body, again, pulled, .. } = self.upload;
-        let body = again.map(Body::Full).or_else(|| (!pulled).then_some(body));
-        SendError { fault, progress, body }
+        SendError { fault, progress }
     }
 
     fn answer(

@@ -80,11 +80,16 @@ impl Progress {
     /// Whether it is worth reading: at first, so that nonsense is refused at its first bytes; when the head
     /// seems complete; and each time that it has doubled.
     fn is_due(&mut self, input: &[u8]) -> bool {
+        if self.attempted == 0 {
+            // Most heads come in one piece; the parser itself finds that their end is missing.
+            (self.scanned, self.attempted) = (input.len(), input.len());
+            return true;
+        }
         let from = self.scanned.saturating_sub(3);
         self.scanned = input.len();
         let complete = memchr::memchr_iter(b'\n', &input[from..])
             .any(|at| matches!(input[from + at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]));
-        let due = complete || self.attempted == 0 || input.len() >= 2 * self.attempted;
+        let due = complete || input.len() >= 2 * self.attempted;
         if due {
             self.attempted = input.len();
         }

@@ -130,12 +130,11 @@ impl Client {
     /// # Errors
     /// When the stream or connection breaks, the backend breaks the protocol, or the request's body fails.
     pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Answer, SendError> {
-        let unsent = |fault| SendError { fault, progress: Progress::Unsent, body: None };
+        let unsent = |fault| SendError { fault, progress: Progress::Unsent };
         let Outgoing { head, endpoint, body, informational, hold } = outgoing;
         let request = request(head, endpoint, &body).map_err(unsent)?;
         let mut send = self.send.clone();
-        let broken =
-            |error: h2::Error| SendError { progress: progress(&error), fault: broken(&error), body: None };
+        let broken = |error: h2::Error| SendError { progress: progress(&error), fault: broken(&error) };
         // Going away, or gone, since it was taken from the pool.
         let gone = |error| unsent(Fault::new(FaultKind::UpstreamClosed, error));
         poll_fn(|cx| send.poll_ready(cx)).await.map_err(gone)?;
@@ -157,7 +156,7 @@ impl Client {
         let answer = poll_fn(|cx| {
             pump.poll(cx);
             if let Some(fault) = failed.borrow_mut().take() {
-                return Poll::Ready(Err(SendError { fault, progress: Progress::Answered, body: None }));
+                return Poll::Ready(Err(SendError { fault, progress: Progress::Answered }));
             }
             Poll::Pending
         });
@@ -171,7 +170,7 @@ impl Client {
             Ok(response) => response,
             Err(error) => {
                 if let Some(fault) = failed.borrow_mut().take() {
-                    return Err(SendError { fault, progress: Progress::Answered, body: None });
+                    return Err(SendError { fault, progress: Progress::Answered });
                 }
                 return Err(broken(error));
             }
