@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::http::Counted;
 use crate::observe::Handshake;
 use crate::proxy::FailedListener;
 
@@ -238,7 +239,7 @@ impl fmt::Debug for TlsTable {
 
 /// A handshake that succeeded.
 pub(crate) struct Handshaken {
-    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) stream: TlsStream<Counted<TcpStream>>,
     /// Lower case.
     pub(crate) server_name: Option<Arc<str>>,
     /// The client speaks HTTP/2 (ALPN).
@@ -250,7 +251,8 @@ pub(crate) async fn accept(
     stream: TcpStream,
     table: impl FnOnce() -> Option<Arc<TlsTable>>,
 ) -> Result<Handshaken, Handshake> {
-    let mut begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|e| classify(&e))?;
+    let mut begun =
+        LazyConfigAcceptor::new(Acceptor::default(), Counted::new(stream)).await.map_err(|e| classify(&e))?;
     let server_name: Option<Arc<str>> =
         begun.client_hello().server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());
     let config = match table() {

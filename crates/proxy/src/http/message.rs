@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Body, Headers};
+use super::{Body, Headers, Taken};
 use crate::observe::Exchange;
 
 /// A request as an engine has read it.
@@ -42,6 +42,8 @@ pub struct Connection {
     pub port: u16,
     /// TLS, if it ended here.
     pub tls: Option<TlsInfo>,
+    /// What the client has taken of what was written, where that is not seen from above: below TLS.
+    pub taken: Option<Taken>,
 }
 
 /// What the handshake said.

@@ -17,6 +17,7 @@ pub mod reply;
 mod retry;
 pub mod route;
 pub mod service;
+mod taken;
 
 pub use body::{Body, BodySource, Frame};
 pub use headers::Headers;
@@ -24,3 +25,4 @@ pub use message::{
     Authority, Connection, Handler, Informational, InvalidAuthority, Request, RequestHead, Response,
     ResponseHead, Scheme, Target, TlsInfo, Tunnel, Version,
 };
+pub use taken::{Counted, Taken};

@@ -55,7 +55,7 @@ async fn serve(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, pee
     // Sockets of both families show IPv4 clients as ::ffff:a.b.c.d.
     let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
     let (peer, local) = (canonical(peer), canonical(local));
-    let connection = Connection { peer, local, port: port.key.port, tls: None };
+    let connection = Connection { peer, local, port: port.key.port, tls: None, taken: None };
     if port.secure {
         Box::pin(secure(worker, port, stream, connection)).await;
     } else {
@@ -85,6 +85,7 @@ async fn secure(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, mu
         Ok(Ok(Handshaken { stream, server_name, http2: with_http2 })) => {
             counts.handshake(Handshake::Ok);
             connection.tls = Some(TlsInfo { server_name });
+            connection.taken = Some(stream.get_ref().0.taken());
             if with_http2 {
                 Box::pin(http2(worker, port, stream, Bytes::new(), connection)).await;
             } else {

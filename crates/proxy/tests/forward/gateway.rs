@@ -189,8 +189,13 @@ impl Harness {
                 let Ok((stream, peer)) = listener.accept().await else { return };
                 let (handler, settings) = (serving.clone(), settings.clone());
                 spawn_local(async move {
-                    let connection =
-                        Rc::new(Connection { peer, local: handler.address, port: 80, tls: None });
+                    let connection = Rc::new(Connection {
+                        peer,
+                        local: handler.address,
+                        port: 80,
+                        tls: None,
+                        taken: None,
+                    });
                     let drain = Drain::default();
                     h1::serve(stream, Bytes::new(), connection, &handler, &settings, drain.watch()).await;
                 });
@@ -205,7 +210,8 @@ impl Harness {
         let handler = Rc::new(self.clone());
         let address = self.address;
         spawn_local(async move {
-            let connection = Rc::new(Connection { peer: address, local: address, port: 80, tls: None });
+            let connection =
+                Rc::new(Connection { peer: address, local: address, port: 80, tls: None, taken: None });
             let limits = Rc::new(portway_proxy::Limits::default());
             let settings = server::Settings {
                 limits: &limits,

@@ -149,6 +149,7 @@ fn call(body: Body, extra: &[(&'static str, &'static str)]) -> Request {
             local: "10.0.0.1:80".parse().expect("an address"),
             port: 80,
             tls: None,
+            taken: None,
         }),
     }
 }

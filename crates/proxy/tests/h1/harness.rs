@@ -48,7 +48,7 @@ pub(crate) fn run_paused<T>(test: impl Future<Output = T>) -> T {
 
 pub(crate) fn connection() -> Rc<Connection> {
     let local = "127.0.0.1:80".parse().unwrap();
-    Rc::new(Connection { peer: local, local, port: 80, tls: None })
+    Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None })
 }
 
 /// Two ends of a TCP connection.

@@ -1,16 +1,19 @@
 //! Time: clients that are slow, and workers that drain. The clock is the runtime's, and jumps to whatever is
 //! due as soon as nothing else can happen.
 
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use portway_proxy::drain::Drain;
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::{self, End, Settings};
-use portway_proxy::http::{Body, Handler, Request, Response, reply};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use portway_proxy::http::{Body, Connection, Counted, Handler, Request, Response, TlsInfo, reply};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -143,6 +146,71 @@ fn a_client_that_reads_nothing_is_cut_off() {
         }
         assert_eq!(task.await.unwrap(), End::WriteTimeout);
         assert_eq!(seconds(began), 3 * 20 + 30);
+    });
+}
+
+/// Takes all at once and writes it when it is flushed, as TLS does with its last 64 KiB.
+struct Buffering {
+    io: Counted<DuplexStream>,
+    buffered: BytesMut,
+}
+
+impl AsyncRead for Buffering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Buffering {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.buffered.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { io, buffered } = &mut *self;
+        while !buffered.is_empty() {
+            let count = ready!(Pin::new(&mut *io).poll_write(cx, buffered))?;
+            buffered.advance(count);
+        }
+        Pin::new(io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn what_a_slow_client_takes_is_seen_below_tls() {
+    run(async {
+        let began = Instant::now();
+        let (mut client, server) = tokio::io::duplex(256);
+        let io = Counted::new(server);
+        let local = "127.0.0.1:443".parse().unwrap();
+        let tls = Some(TlsInfo { server_name: None });
+        let connection = Connection { peer: local, local, port: 443, tls, taken: Some(io.taken()) };
+        let task = tokio::task::spawn_local(async move {
+            let handler = Answering(|_| async {
+                Response::new(StatusCode::OK, Body::Full(Bytes::from(vec![b'x'; 60_000])))
+            });
+            let io = Buffering { io, buffered: BytesMut::new() };
+            let drain = Drain::default();
+            let settings = Settings::default();
+            h1::serve(io, Bytes::new(), Rc::new(connection), &handler, &settings, drain.watch()).await
+        });
+        client.write_all(GET).await.unwrap();
+        for _ in 0..5 {
+            sleep(Duration::from_secs(20)).await;
+            client.read_exact(&mut [0; 256]).await.unwrap();
+        }
+        assert_eq!(task.await.unwrap(), End::WriteTimeout);
+        assert_eq!(seconds(began), 5 * 20 + 30);
     });
 }
 

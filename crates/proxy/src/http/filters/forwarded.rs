@@ -137,6 +137,7 @@ mod tests {
             local: "127.0.0.1:18443".parse().unwrap(),
             port: if head.scheme == Scheme::Https { 443 } else { 8080 },
             tls: None,
+            taken: None,
         };
         let client = ForwardingHeaders { trusted_hops }.apply(&mut head, &connection);
         (head.headers, client)

@@ -22,8 +22,8 @@ use super::tunnel::Half;
 use crate::drain::DrainWatch;
 use crate::fault::FaultKind;
 use crate::http::{
-    Body, Connection, Frame, Handler, Headers, Informational, Request, Response, Scheme, Tunnel, Version,
-    reply,
+    Body, Connection, Frame, Handler, Headers, Informational, Request, Response, Scheme, Taken, Tunnel,
+    Version, reply,
 };
 use crate::observe::Exchange;
 
@@ -75,8 +75,9 @@ where
 {
     let conn = Rc::new(RefCell::new(Conn::new(io, initial, settings.body_timeout)));
     let deadline = Deadline::default();
+    let (write_due, informational) = (None, None);
     let mut server =
-        Server { conn, connection, settings, deadline, write_due: None, informational: None, drain };
+        Server { conn, connection, settings, deadline, write_due, taken: 0, informational, drain };
     let end = loop {
         let (mut progress, mut due) = (parse::Progress::default(), None);
         let next = poll_fn(|cx| server.poll_request(cx, &mut progress, &mut due)).await;
@@ -104,6 +105,8 @@ struct Server<'s, I> {
     deadline: Deadline,
     /// When the client must have taken something of what is queued.
     write_due: Option<Instant>,
+    /// What it had taken when that was last looked at.
+    taken: u64,
     informational: Option<Informational>,
     drain: DrainWatch,
 }
@@ -247,7 +250,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
             Poll::Ready(Ok(())) => self.write_due = None,
             Poll::Ready(Err(_)) => return Poll::Ready(gone(&mut conn)),
             Poll::Pending => {
-                if std::mem::take(&mut conn.wire.wrote) || self.write_due.is_none() {
+                let taken = self.connection.taken.as_ref().map_or(0, Taken::get);
+                let more = std::mem::replace(&mut self.taken, taken) != taken;
+                if std::mem::take(&mut conn.wire.wrote) || more || self.write_due.is_none() {
                     self.write_due = Some(after(self.settings.write_timeout));
                 }
             }

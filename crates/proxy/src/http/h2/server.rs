@@ -441,7 +441,7 @@ mod tests {
         let test = async {
             let limits = Rc::new(Limits::default());
             let local = "127.0.0.1:1".parse().unwrap();
-            let connection = Rc::new(Connection { peer: local, local, port: 80, tls: None });
+            let connection = Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None });
             let recorder = recorder.clone();
             tokio::task::spawn_local(async move {
                 let drain = Drain::default();
