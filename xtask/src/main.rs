@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod crds;
+mod docs;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -22,6 +23,8 @@ enum Command {
     Ci(ci::Args),
     /// Fetches the Gateway API's CRDs and writes them, and the Rust types generated from them.
     Crds(crds::Args),
+    /// Writes what of the documentation is made from the code: docs/reference/cli.md.
+    Docs,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -29,5 +32,6 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Crds(args) => crds::run(&args),
+        Command::Docs => docs::run(),
     }
 }

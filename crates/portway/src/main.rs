@@ -16,6 +16,8 @@ mod explain;
 mod get;
 mod places;
 mod print;
+#[cfg(test)]
+mod reference;
 mod run;
 mod signals;
 mod style;

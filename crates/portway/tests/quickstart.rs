@@ -93,6 +93,11 @@ async fn the_tour_of_the_readme() -> anyhow::Result<()> {
     assert_eq!(admin.get("localhost", "/readyz").await?.status(), 200);
     let metrics = admin.get("localhost", "/metrics").await?.text();
     assert!(metrics.contains("portway_request_duration_seconds_bucket{le=\"+Inf\"}"), "{metrics}");
+    let reference = std::fs::read_to_string(root().join("docs/reference/observability.md"))?;
+    for name in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE portway_")?.split(' ').next()) {
+        let known = [format!("`{name}`"), format!("`{name}_total`")];
+        assert!(known.iter().any(|name| reference.contains(name)), "{name} is not in the reference");
+    }
     let status = json(&admin.get("localhost", "/status").await?.text());
     let objects = status["objects"].as_array().expect("objects");
     let party = objects.iter().find(|object| object["name"] == "party").expect("the guest's route");
