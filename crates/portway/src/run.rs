@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use portway_api::diagnostic::Diagnostic;
+use portway_plan::Plan;
 use portway_proxy::{
     AccessLog, AccessLogFormat, AccessLogTarget, Applied, BindMode, DrainTimes, Options, Proxy, StartError,
     StatusSource, Tracing,
@@ -276,6 +277,7 @@ impl Serving {
     /// Takes a change over; what became of it is returned for people.
     fn follow(&mut self, update: Update, style: Style) -> String {
         let began = Instant::now();
+        let plan = Arc::clone(&self.translation.plan);
         let before = self.translation.problems.clone();
         let changes = update.changes.clone();
         self.tell(&update.diagnostics);
@@ -289,14 +291,26 @@ impl Serving {
         for (key, problem) in resolved {
             out += &format!("{} {key}: no longer {}\n", style.good("✓"), problem.reason);
         }
+        out += &summary::ports(&plan, &self.translation.plan, &self.unavailable, style);
         for failed in failed {
             out += &format!("{} {}: {}\n", style.bad("✗"), failed.listener, failed.reason);
         }
-        for diagnostic in update.news.iter().chain(&news) {
+        let lost = self.lost_endpoints(&plan);
+        for diagnostic in update.news.iter().chain(&news).chain(&lost) {
             out += &diagnostic.render(style.colour());
             out.push('\n');
         }
         out
+    }
+
+    /// Warnings for the backends that had endpoints, or were not there, in the plan before.
+    fn lost_endpoints(&self, before: &Plan) -> Vec<Diagnostic> {
+        let now = &self.translation.plan;
+        if now.endpoints.ptr_eq(&before.endpoints) && now.backends.ptr_eq(&before.backends) {
+            return Vec::new();
+        }
+        let known = world::without_endpoints(before);
+        world::no_endpoints(world::without_endpoints(now).difference(&known), &self.resources)
     }
 
     /// Tries ports again that could not be bound.

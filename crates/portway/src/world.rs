@@ -1,16 +1,18 @@
 //! Files to a plan and statuses, once or again and again: the same steps for every command.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::{KindId, ObjectKey, Time};
+use portway_plan::{BackendKey, Plan};
 use portway_store::{Changes, FileSource, Resources};
 use portway_translate::{Options, Problem, Problems, Translation, Translator};
 use time::OffsetDateTime;
 
 use crate::demo::Backends;
-use crate::places::Places;
+use crate::places::{Places, key_of};
 
 /// The folders and files that a command looks at.
 #[derive(clap::Args, Clone, Debug)]
@@ -67,8 +69,7 @@ const UNSERVED: [KindId; 5] = [
     KindId::XTelemetryPolicy,
 ];
 
-/// A warning for each object of a kind that does nothing, so that nobody relies on it: traffic to a Service with
-/// a BackendTLSPolicy is plain text all the same.
+/// A warning for each object of a kind that does nothing, so that nobody relies on it.
 pub(crate) fn unserved(resources: &Resources) -> Vec<Diagnostic> {
     let mut places = Places::new(resources);
     let keys = UNSERVED.iter().flat_map(|kind| resources.keys(*kind));
@@ -78,6 +79,35 @@ pub(crate) fn unserved(resources: &Resources) -> Vec<Diagnostic> {
         places.at(Diagnostic::warning(message), &key, "")
     })
     .collect()
+}
+
+/// The backends of a plan that nothing says the place of.
+pub(crate) fn without_endpoints(plan: &Plan) -> BTreeSet<BackendKey> {
+    let empty = |key: &&BackendKey| plan.endpoints.get(*key).is_none_or(|known| known.list.is_empty());
+    plan.backends.keys().filter(empty).cloned().collect()
+}
+
+/// A warning for each of these backends. In a cluster the EndpointSlices are not in the files; for `run`, which
+/// has nothing but files, they are what is missing.
+pub(crate) fn no_endpoints<'a>(
+    backends: impl IntoIterator<Item = &'a BackendKey>,
+    resources: &Resources,
+) -> Vec<Diagnostic> {
+    let mut places = Places::new(resources);
+    let warning = |backend: &BackendKey| {
+        let key = key_of(&backend.object)?;
+        let message = format!(
+            "NoEndpoints: no EndpointSlice says where port {} is; requests to it get 503",
+            backend.port
+        );
+        let hint = format!(
+            "add an EndpointSlice with the label kubernetes.io/service-name: {}, or have an echo started by the \
+             annotation portway.dev/demo-echo: \"1\" (docs/guide/files.md)",
+            backend.object.name
+        );
+        Some(places.at(Diagnostic::warning(message).hint(hint), &key, ""))
+    };
+    backends.into_iter().filter_map(warning).collect()
 }
 
 fn diagnostic(key: &ObjectKey, problem: &Problem, places: &mut Places<'_>) -> Diagnostic {

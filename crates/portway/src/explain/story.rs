@@ -157,6 +157,9 @@ impl Answer {
     }
 }
 
+/// The most hostnames that are listed where none fits.
+const MOST_NAMES: usize = 5;
+
 /// The most redirects that are followed.
 const MOST_HOPS: usize = 3;
 
@@ -235,8 +238,9 @@ impl Telling<'_, '_> {
         let tls_info = tls.then(|| TlsInfo { server_name: Some(server_name.as_str().into()) });
         if tls && table.select_listener(true, &server_name).is_none() {
             let why = format!(
-                "the TLS handshake is refused: no listener of port {} is for {server_name:?}",
-                port.port
+                "the TLS handshake is refused: no listener of port {} is for {server_name:?} (they are for {})",
+                port.port,
+                some(port.listeners.iter().map(|listener| listener.hostname.to_string()))
             );
             return Err(Answer { why, ..Answer::default() });
         }
@@ -273,12 +277,22 @@ impl Telling<'_, '_> {
                 Err(Answer::fault(FaultKind::Misdirected, why))
             }
             Err(kind) => {
+                let others = trace.listeners.first().map_or_else(String::new, |table| {
+                    let known = |name: &String| !story.hostnames.iter().any(|host| host.pattern == *name);
+                    let names = table.plan().hosts.iter().map(|host| host.hostname.to_string()).filter(known);
+                    let names = some(names);
+                    if names.is_empty() {
+                        names
+                    } else {
+                        format!("; other routes of this listener are for {names}")
+                    }
+                });
                 let why = match (&story.listener, story.hostnames.is_empty()) {
                     (None, _) => {
                         format!("no listener of port {} is for {:?}", port.port, head.authority.host())
                     }
-                    (Some(_), true) => "no route of this listener is for that hostname".to_owned(),
-                    (Some(_), false) => "no rule of these hostnames matches".to_owned(),
+                    (Some(_), true) => format!("no route of this listener is for that hostname{others}"),
+                    (Some(_), false) => format!("no rule of these hostnames matches{others}"),
                 };
                 Err(Answer::fault(kind, why))
             }
@@ -424,7 +438,8 @@ impl Telling<'_, '_> {
                 let endpoints = self.plan().endpoints.get(key);
                 part.endpoints = endpoints.iter().flat_map(|set| set.list.iter().map(endpoint)).collect();
                 if part.endpoints.is_empty() {
-                    part.answer = Some(Answer::fault(FaultKind::NoEndpoints, "the backend has no endpoints"));
+                    part.answer =
+                        Some(Answer::fault(FaultKind::NoEndpoints, "no EndpointSlice says where it is"));
                 }
             }
         }
@@ -446,6 +461,15 @@ impl Telling<'_, '_> {
         }
         Place { source: format!("{} {path}", source.object), at: self.places.of(&source.object, path) }
     }
+}
+
+/// A list of names that stays short.
+fn some(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    let more = names.len().saturating_sub(MOST_NAMES);
+    names.truncate(MOST_NAMES);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    names.join(", ") + &more
 }
 
 fn head(asked: &Asked) -> Result<RequestHead, Answer> {

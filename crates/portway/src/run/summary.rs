@@ -1,5 +1,6 @@
 //! What `portway run` prints.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::KindId;
-use portway_plan::{Listener, ListenerProtocol, ObjectRef, Rule, Target};
+use portway_plan::{Filter, Listener, ListenerProtocol, ObjectRef, Plan, Rule, Share, Target};
 use portway_proxy::Applied;
 use portway_store::{Change, Changes, Resources};
 use portway_translate::Problems;
@@ -39,8 +40,9 @@ pub(super) fn render(
         style.bold("Portway"),
         style.bold(env!("CARGO_PKG_VERSION")),
         style.dim(format!(
-            "{}: {objects} objects, {}, serving after {}",
+            "{}: {}, {}, serving after {}",
             paths.join(", "),
+            plural(objects, "object"),
             plural(serving.proxy.workers(), "worker"),
             millis(took)
         ))
@@ -61,7 +63,7 @@ pub(super) fn render(
                 }
                 Err(why) => style.bad(format!("port {} not bound: {why}", port.port)).to_string(),
             };
-            self::listener(&mut out, listener, &at, style);
+            self::listener(&mut out, listener, &serving.translation.plan, &at, style);
         }
     }
     for failed in &applied.failed {
@@ -86,7 +88,7 @@ pub(super) fn render(
     out
 }
 
-fn listener(out: &mut String, listener: &Listener, at: &str, style: Style) {
+fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style: Style) {
     let protocol = match listener.protocol {
         ListenerProtocol::Http => "HTTP",
         ListenerProtocol::Https(_) => "HTTPS",
@@ -104,8 +106,13 @@ fn listener(out: &mut String, listener: &Listener, at: &str, style: Style) {
             }
         }
         for (object, rules) in routes {
-            let to: Vec<String> = rules.into_iter().map(destination).collect();
-            let mark = style.good("✓");
+            let failing = rules.iter().filter(|rule| fails(rule, plan)).count();
+            let mark = match failing {
+                0 => style.good("✓"),
+                some if some == rules.len() => style.bad("✗"),
+                _ => style.warn("!"),
+            };
+            let to: Vec<String> = rules.into_iter().map(|rule| destination(rule, plan)).collect();
             let _ = writeln!(
                 out,
                 "    {mark} {:<22} {object} {}",
@@ -116,8 +123,26 @@ fn listener(out: &mut String, listener: &Listener, at: &str, style: Style) {
     }
 }
 
+/// Why no request of this share reaches a backend: the answer that it gets.
+fn answer(share: &Share, plan: &Plan) -> Option<String> {
+    match &share.target {
+        Target::Backend(key) => {
+            let none = plan.endpoints.get(key).is_none_or(|known| known.list.is_empty());
+            none.then(|| format!("503 {} has no endpoints", key.object.name))
+        }
+        Target::Invalid(no) => Some(format!("500 {}", no.reason)),
+    }
+}
+
+/// Whether every request of a rule gets an error of the gateway's own.
+fn fails(rule: &Rule, plan: &Plan) -> bool {
+    let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+    let mut shares = rule.backends.iter().filter(|share| share.weight > 0);
+    !redirects && shares.all(|share| answer(share, plan).is_some())
+}
+
 /// Where a rule sends requests, in few words.
-fn destination(rule: &Rule) -> String {
+fn destination(rule: &Rule, plan: &Plan) -> String {
     let name = rule.source.section.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
     let total: u64 = rule.backends.iter().map(|share| u64::from(share.weight)).sum();
     let shares: Vec<String> = rule
@@ -125,9 +150,9 @@ fn destination(rule: &Rule) -> String {
         .iter()
         .filter(|share| share.weight > 0)
         .map(|share| {
-            let to = match &share.target {
-                Target::Backend(key) => key.object.name.to_string(),
-                Target::Invalid(no) => format!("500 {}", no.reason),
+            let to = match (answer(share, plan), &share.target) {
+                (None, Target::Backend(key)) => key.object.name.to_string(),
+                (answer, _) => answer.unwrap_or_default(),
             };
             if rule.backends.len() == 1 {
                 to
@@ -137,7 +162,7 @@ fn destination(rule: &Rule) -> String {
         })
         .collect();
     let redirect = rule.filters.iter().find_map(|filter| match filter {
-        portway_plan::Filter::Redirect(redirect) => {
+        Filter::Redirect(redirect) => {
             Some(format!("{} to {}", redirect.status, redirect.scheme.as_deref().unwrap_or("elsewhere")))
         }
         _ => None,
@@ -150,7 +175,10 @@ fn destination(rule: &Rule) -> String {
 
 fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], style: Style) {
     let problems = world::problems(&serving.translation.problems, &Problems::default(), &serving.resources);
-    for diagnostic in diagnostics.iter().chain(&problems).chain(&world::unserved(&serving.resources)) {
+    let missing = world::without_endpoints(&serving.translation.plan);
+    let missing = world::no_endpoints(&missing, &serving.resources);
+    let unserved = world::unserved(&serving.resources);
+    for diagnostic in diagnostics.iter().chain(&problems).chain(&missing).chain(&unserved) {
         let _ = write!(out, "\n{}\n", diagnostic.render(style.colour()));
     }
 }
@@ -198,6 +226,22 @@ pub(super) fn changes(changes: &Changes, took: Duration, style: Style) -> String
         let _ = writeln!(out, "{} and {more} more: applied in {}", style.warn("~"), millis(took));
     }
     out
+}
+
+/// Which ports a change opened and closed.
+pub(super) fn ports(
+    before: &Plan,
+    now: &Plan,
+    unavailable: &BTreeMap<(Option<IpAddr>, u16), String>,
+    style: Style,
+) -> String {
+    let keys = |plan: &Plan| plan.ports.iter().map(|port| (port.address, port.port)).collect::<BTreeSet<_>>();
+    let (before, now) = (keys(before), keys(now));
+    let opened = now.difference(&before).filter(|key| !unavailable.contains_key(key));
+    let opened = opened.map(|(_, port)| format!("{} port {port} is open\n", style.good("✓")));
+    let closed =
+        before.difference(&now).map(|(_, port)| format!("{} port {port} is closed\n", style.bad("-")));
+    opened.chain(closed).collect()
 }
 
 fn millis(time: Duration) -> String {

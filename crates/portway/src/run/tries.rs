@@ -54,21 +54,20 @@ fn curl(listener: &Listener, hostname: &HostPattern, entry: &Entry, address: Soc
     }
     for header in &entry.headers {
         let StringMatch::Exact(value) = &header.value else { return None };
-        options += &format!(" -H '{}: {value}'", header.name);
+        options += &format!(" -H {}", quoted(&format!("{}: {value}", header.name))?);
     }
     for (nth, parameter) in entry.query.iter().enumerate() {
         let StringMatch::Exact(value) = &parameter.value else { return None };
         path += &format!("{}{}={value}", if nth == 0 { '?' } else { '&' }, parameter.name);
     }
     if let Some(method) = entry.method.as_ref().filter(|method| &***method != "GET" && !grpc) {
-        options += &format!(" -X {method}");
+        options += &format!(" -X {}", quoted(method)?);
     }
     let port = address.port();
     if host != "localhost" {
         options += &format!(" --resolve {host}:{port}:{}", address.ip());
     }
-    let quote = if path.contains(['&', '?']) { "'" } else { "" };
-    let url = format!("{quote}{scheme}://{host}:{port}{path}{quote}");
+    let url = quoted(&format!("{scheme}://{host}:{port}{path}"))?;
     // A message of five bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
     Some(if grpc {
         let http2 = if tls { "--http2" } else { "--http2-prior-knowledge" };
@@ -78,4 +77,29 @@ fn curl(listener: &Listener, hostname: &HostPattern, entry: &Entry, address: Soc
     } else {
         format!("curl{options} {url}")
     })
+}
+
+/// A word for a shell that means just this text, since what teams write into routes is on the line: nobody who
+/// copies it shall run a command of theirs. None for what a terminal would not show as it is.
+fn quoted(text: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:@%+,=".contains(c);
+    if text.chars().any(|c| !c.is_ascii_graphic() && c != ' ') {
+        return None;
+    }
+    Some(if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn what_routes_say_runs_no_command() {
+        assert_eq!(quoted("http://localhost:8080/cart").as_deref(), Some("http://localhost:8080/cart"));
+        assert_eq!(quoted("x-canary: yes").as_deref(), Some("'x-canary: yes'"));
+        assert_eq!(quoted("/a?b=$(id)").as_deref(), Some("'/a?b=$(id)'"));
+        assert_eq!(quoted("x: '; id; '").as_deref(), Some(r"'x: '\''; id; '\'''"));
+        assert_eq!(quoted("x: \u{1b}[2J"), None);
+        assert_eq!(quoted("x: \u{202e}"), None);
+    }
 }
