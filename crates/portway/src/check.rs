@@ -65,8 +65,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let objects =
             portway_api::object::KindId::ALL.iter().map(|kind| world.resources.count(*kind)).sum::<usize>();
         let (errors, warnings) = (plural(errors, "error"), plural(warnings, "warning"));
-        print::answer(format_args!("{}: {errors}, {warnings}
-", plural(objects, "object")))?;
+        print::answer(format_args!(
+            "{}: {errors}, {warnings}
+",
+            plural(objects, "object")
+        ))?;
     }
     let failed = found.iter().any(Diagnostic::is_error) || (args.strict && warnings > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
