@@ -64,12 +64,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !matches!(args.output, Output::Json) {
         let objects =
             portway_api::object::KindId::ALL.iter().map(|kind| world.resources.count(*kind)).sum::<usize>();
+        let objects = plural(objects, "object");
         let (errors, warnings) = (plural(errors, "error"), plural(warnings, "warning"));
-        print::answer(format_args!(
-            "{}: {errors}, {warnings}
-",
-            plural(objects, "object")
-        ))?;
+        print::answer(format_args!("{objects}: {errors}, {warnings}\n"))?;
     }
     let failed = found.iter().any(Diagnostic::is_error) || (args.strict && warnings > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
