@@ -326,9 +326,16 @@ pub(super) fn response(
         100..200 | 204 => Decoder::Done,
         _ => framing?.unwrap_or(Decoder::UntilClose),
     };
+    // What says that a body follows where there can be none: whether the backend sends one cannot be known.
+    let contradictory = match status {
+        StatusCode::NO_CONTENT => fields.chunked || fields.length.is_some_and(|length| length > 0),
+        StatusCode::NOT_MODIFIED => fields.chunked,
+        _ => false,
+    };
     let mut headers = headers(take_head(input, len), &lines);
     fields.options.strip(&mut headers);
     let keep_alive = !fields.options.close
+        && !contradictory
         && (version_1_1 || fields.options.keep_alive)
         && !matches!(body, Decoder::UntilClose);
     Ok(Some(ReceivedResponse { head: ResponseHead { status, headers }, body, keep_alive }))
