@@ -159,3 +159,16 @@ fn a_reader_that_leaves_changes_nothing() -> anyhow::Result<()> {
     assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), String::new()));
     Ok(())
 }
+
+#[test]
+fn the_readme_shows_what_the_tools_say() -> anyhow::Result<()> {
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    let explain = "explain -f examples/quickstart GET http://shop.example.com/cart -H x-canary:yes";
+    let get = "get -f examples/quickstart httproutes -o wide";
+    for line in [explain, get] {
+        let said = text(&portway(&line.split(' ').collect::<Vec<_>>())?.stdout);
+        assert!(!said.is_empty());
+        assert!(readme.contains(said.trim_end()), "the README shows something else than\n{said}");
+    }
+    Ok(())
+}
