@@ -1,7 +1,7 @@
 //! A request's body on its way to several readers: the tries of the request, one after the other, and its
 //! mirrors, which only look on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{Body, BodySource, Frame};
 use crate::fault::{Fault, FaultKind};
+use crate::observe::Received;
 use crate::upstream::Lease;
 
 /// A request's body.
@@ -31,8 +32,8 @@ pub(crate) struct Reader {
     keep_limit: usize,
     /// Something has been pulled.
     begun: bool,
-    /// Bytes that have been pulled.
-    received: u64,
+    /// Bytes that have been pulled. Shared, as they come for as long as the exchange lasts.
+    received: Rc<Cell<u64>>,
     taps: Vec<Rc<RefCell<Tap>>>,
     /// Whose progress it is.
     lease: Weak<Lease>,
@@ -57,7 +58,7 @@ impl Inbound {
                 kept_bytes: 0,
                 keep_limit,
                 begun: false,
-                received: 0,
+                received: Rc::default(),
                 taps: Vec::new(),
                 lease: Weak::new(),
             }))),
@@ -94,11 +95,11 @@ impl Inbound {
         }
     }
 
-    /// Bytes read from the client so far.
-    pub(crate) fn received(&self) -> u64 {
+    /// Bytes read from the client.
+    pub(crate) fn received(&self) -> Received {
         match self {
-            Self::Whole(bytes) => bytes.len() as u64,
-            Self::Stream(reader) => reader.borrow().received,
+            Self::Whole(bytes) => Received::Whole(bytes.len() as u64),
+            Self::Stream(reader) => Received::SoFar(reader.borrow().received.clone()),
         }
     }
 
@@ -156,7 +157,7 @@ impl Reader {
         match &frame {
             Some(Ok(frame)) => {
                 if let Frame::Data(data) = frame {
-                    self.received += data.len() as u64;
+                    self.received.set(self.received.get() + data.len() as u64);
                 }
                 self.taps.retain(|tap| tap.borrow_mut().push(frame));
                 self.kept_bytes = self.kept_bytes.saturating_add(cost(frame));
@@ -343,7 +344,7 @@ mod tests {
         let mut second = attempt(&inbound);
         let seen: Vec<_> = (0..4).map(|_| text(&mut second)).collect();
         assert_eq!(seen, ["ab", "cd", "ef", "end"]);
-        assert_eq!(inbound.received(), 6);
+        assert_eq!(inbound.received().get(), 6);
     }
 
     #[test]

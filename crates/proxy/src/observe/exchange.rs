@@ -1,5 +1,6 @@
 //! The record of one exchange.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct Exchange {
     /// Body bytes sent to the client.
     pub sent: u64,
     /// Body bytes of the request that were sent on.
-    pub received: u64,
+    pub received: Received,
     /// What went wrong, if anything. Whoever meets the fault first sets it.
     pub fault: Option<FaultKind>,
     /// The response was sent to its end.
@@ -38,6 +39,31 @@ pub struct Exchange {
     rule: Option<Arc<Shard<RuleLabels>>>,
     backend: Option<Arc<Shard<BackendKey>>>,
     details: Option<Box<Details>>,
+}
+
+/// Bytes of a request's body.
+#[derive(Clone, Debug)]
+pub enum Received {
+    /// All of them, known from the begin.
+    Whole(u64),
+    /// Those that have come so far; the count goes on while the response is sent.
+    SoFar(Rc<Cell<u64>>),
+}
+
+impl Received {
+    /// As of now.
+    pub fn get(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => *bytes,
+            Self::SoFar(bytes) => bytes.get(),
+        }
+    }
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self::Whole(0)
+    }
 }
 
 #[derive(Debug)]
@@ -204,16 +230,17 @@ impl Drop for Exchange {
         counts.status(status);
         counts.duration.record(duration);
         let class = usize::from(status / 100).min(5);
-        self.listener.iter().for_each(|s| s.finished(class, duration, self.sent, self.received));
-        self.rule.iter().for_each(|s| s.finished(class, duration, self.sent, self.received));
-        self.backend.iter().for_each(|s| s.finished(class, duration, self.sent, self.received));
+        let received = self.received.get();
+        self.listener.iter().for_each(|s| s.finished(class, duration, self.sent, received));
+        self.rule.iter().for_each(|s| s.finished(class, duration, self.sent, received));
+        self.backend.iter().for_each(|s| s.finished(class, duration, self.sent, received));
         let Some(details) = self.details.take() else { return };
         recorder.finish(Record {
             details,
             duration,
             status: self.status,
             sent: self.sent,
-            received: self.received,
+            received,
             tries: self.tries,
             fault: self.fault,
             complete: self.complete,

@@ -20,7 +20,7 @@ mod series;
 mod trace;
 
 pub use counter::{BUCKETS, Counter, Gauge, Histogram};
-pub use exchange::Exchange;
+pub use exchange::{Exchange, Received};
 pub use metrics::Metrics;
 pub(crate) use observation::Observation;
 pub use recorder::{Counts, Handshake, Recorder};

@@ -6,6 +6,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use portway_proxy::{AccessLog, AccessLogFormat, AccessLogTarget, Limits, Options, Proxy, Tracing};
 use portway_testkit::{Answer, Client, Origin, soon};
 use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::plans::{issue, listener, plan, port, trust, with_certificates};
 use crate::{metric, options, serving, until};
@@ -106,6 +108,38 @@ async fn a_line_for_each_request() -> anyhow::Result<()> {
     let id = origin.requests()[0].header("x-request-id").map(str::to_owned);
     assert_eq!(served["request_id"].as_str(), id.as_deref());
     assert_eq!((&lost["status"], &lost["fault"]), (&404.into(), &"no_route".into()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_s_bytes_are_counted_to_its_end_even_after_the_answer_s_head() -> anyhow::Result<()> {
+    let backend = TcpListener::bind("127.0.0.1:0").await?;
+    let planned = plan(&[port(80, &[listener("plain", "", "a", &[])])], &[("a", backend.local_addr()?)]);
+    let (proxy, address) = serving(options(1), planned);
+    let mut client = TcpStream::connect(address).await?;
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n")
+        .await?;
+    let (mut backend, _) = backend.accept().await?;
+    read_until(&mut backend, b"body\r\n").await?;
+    backend.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+    read_until(&mut client, b"\r\n\r\n").await?;
+    client.write_all(b"5\r\n, end\r\n0\r\n\r\n").await?;
+    read_until(&mut backend, b"0\r\n\r\n").await?;
+    backend.write_all(b"0\r\n\r\n").await?;
+    read_until(&mut client, b"0\r\n\r\n").await?;
+    until(&proxy, "portway_requests_total{code=\"200\"}", 1.0).await?;
+    let rule = "route_kind=\"HTTPRoute\",route_namespace=\"test\",route=\"a\",rule=\"spec.rules[0]\"";
+    let series = format!("portway_rule_received_bytes_total{{{rule}}}");
+    assert_eq!(metric(&proxy, &series), Some(9.0), "{}", proxy.metrics().expose());
+    Ok(())
+}
+
+async fn read_until(stream: &mut TcpStream, end: &[u8]) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    while !all.ends_with(end) {
+        all.push(soon("a byte", stream.read_u8()).await??);
+    }
     Ok(())
 }
 
