@@ -45,14 +45,17 @@ impl PortState {
         })
     }
 
-    /// Lets the connections end: idle ones now, busy ones after their exchange, all at the deadline.
+    /// Lets the connections end: idle ones now, busy ones after their exchange, all at the deadline. Again:
+    /// a new deadline.
     pub(super) fn leave(self: &Rc<Self>, deadline: Instant) {
         self.drain.begin(deadline);
         let port = self.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep_until(deadline).await;
-            port.cut.done.set(true);
-            port.cut.notify.notify_waiters();
+            if port.drain.deadline() == Some(deadline) {
+                port.cut.done.set(true);
+                port.cut.notify.notify_waiters();
+            }
         });
     }
 
@@ -80,5 +83,28 @@ impl PortState {
             // It ends by itself; a panic in it was counted there.
             let _ = task.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_cut_at_the_deadline_that_was_told_last() {
+        let test = async {
+            let transport = portway_plan::Transport::Tcp;
+            for (first, last) in [(10, 30), (30, 10)] {
+                let port = PortState::new(PortKey { address: None, port: 80, transport }, false);
+                let began = Instant::now();
+                port.leave(began + Duration::from_secs(first));
+                port.leave(began + Duration::from_secs(last));
+                port.cut().await;
+                assert_eq!(began.elapsed().as_secs(), last);
+            }
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
     }
 }
