@@ -99,6 +99,24 @@ fn sends_canonical_framing_and_uses_the_connection_again() {
 }
 
 #[test]
+fn a_body_that_is_here_is_sent_without_asking() {
+    run(async {
+        let (near, mut far) = pair().await;
+        let head = head(Method::POST, "/", Headers::default());
+        let options = SendOptions { expects_continue: true, ..options(&Rc::default()) };
+        let backend = async {
+            let seen = read_until(&mut far, "body!").await;
+            write(&mut far, "HTTP/1.1 204 No Content\r\n\r\n").await;
+            seen
+        };
+        let body = Body::Full(Bytes::from_static(b"body!"));
+        let (answer, seen) = tokio::join!(Client::new(near).send(&head, body, options), backend);
+        assert!(answer.is_ok());
+        assert_eq!(seen, "POST / HTTP/1.1\r\nHost: Shop:80\r\ncontent-length: 5\r\n\r\nbody!");
+    });
+}
+
+#[test]
 fn only_a_clean_end_gives_the_connection_back() {
     let cases = [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true, "the plain case"),

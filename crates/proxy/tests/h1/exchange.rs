@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use portway_proxy::fault::FaultKind;
+use portway_proxy::fault::{Fault, FaultKind};
 use portway_proxy::http::h1::{Answer, Client, Progress, SendError};
-use portway_proxy::http::{Body, Headers, Informational, ResponseHead};
+use portway_proxy::http::{Body, BodySource, Frame, Headers, Informational, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -16,10 +17,23 @@ use crate::harness::{channel, collect, pair, read_to_end, read_until, run, run_p
 
 const EXPECTS: &str = "PUT / HTTP/1.1\r\nHost: Shop:80\r\ncontent-length: 4\r\nExpect: 100-continue\r\n\r\n";
 
+/// A body of known length that is not here before it is pulled.
+struct Coming(Option<Bytes>);
+
+impl BodySource for Coming {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::Data(data))))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.0.as_ref().map_or(0, |data| data.len() as u64))
+    }
+}
+
 async fn put(near: TcpStream, pool: &Rc<Pool>) -> Result<Answer, SendError> {
     let mut options = options(pool);
     options.expects_continue = true;
-    let body = Body::Full(Bytes::from_static(b"body"));
+    let body = Body::Stream(Box::new(Coming(Some(Bytes::from_static(b"body")))));
     Client::new(near).send(&head(Method::PUT, "/", Headers::default()), body, options).await
 }
 

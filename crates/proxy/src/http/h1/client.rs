@@ -46,7 +46,7 @@ pub trait Recycle<I> {
 
 /// How a request is sent.
 pub struct SendOptions<I> {
-    /// Wait for `100 Continue` (at most a second) before the body is pulled.
+    /// Wait for `100 Continue` (at most a second) before the body is pulled, unless all of it is here.
     pub expects_continue: bool,
     /// Ask to switch to this protocol. The connection does not come back.
     pub upgrade: Option<Bytes>,
@@ -124,7 +124,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Client<I> {
         let Self { mut wire } = self;
         let SendOptions { expects_continue, upgrade, informational, recycle } = options;
         wire.wrote = false;
-        let expects_continue = expects_continue && !body.is_empty();
+        // A body that is here already is not waited for.
+        let expects_continue = expects_continue && matches!(body, Body::Stream(_));
         let encoding = encode::request(wire.out(), head, &body, upgrade.as_deref(), expects_continue);
         let upload = Upload {
             left: body.remaining().unwrap_or(0),

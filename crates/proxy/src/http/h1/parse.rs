@@ -254,7 +254,7 @@ pub(super) fn request(
         return Err(Malformed("an empty Host").into());
     }
 
-    let may_upgrade = version == Version::Http11 && fields.options.upgrade && !fields.has_framing();
+    let may_upgrade = version == Version::Http11 && fields.options.upgrade && body.is_done();
     let upgrade = fields.upgrade.filter(|_| may_upgrade).map(slice).filter(|p| is_foreign_protocol(p));
     let mut headers = headers(raw.clone(), &lines);
     fields.options.strip(&mut headers);
