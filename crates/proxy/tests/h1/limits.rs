@@ -335,6 +335,27 @@ fn a_tunnel_ends_an_hour_after_its_last_byte_or_at_the_drain_s_deadline() {
     });
 }
 
+#[test]
+fn a_tunnel_of_which_one_side_has_closed_ends_a_minute_after_its_last_byte() {
+    run(async {
+        for client_closes in [true, false] {
+            let (mut client, mut far, task) = tunnelled(&Drain::default());
+            client.write_all(HANDSHAKE).await.unwrap();
+            read_head(&mut client).await;
+            sleep(Duration::from_secs(600)).await;
+            let began = Instant::now();
+            let (closes, stays) =
+                if client_closes { (&mut client, &mut far) } else { (&mut far, &mut client) };
+            closes.shutdown().await.unwrap();
+            for _ in 0..3 {
+                sleep(Duration::from_secs(50)).await;
+                stays.write_all(b"x").await.unwrap();
+            }
+            assert_eq!((task.await.unwrap(), seconds(began)), (End::Tunnel, 3 * 50 + 60));
+        }
+    });
+}
+
 /// A handler whose futures are large.
 struct Large;
 

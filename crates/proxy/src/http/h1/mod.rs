@@ -47,6 +47,8 @@ pub struct Settings {
     pub linger_timeout: Duration,
     /// A tunnel in which nothing moves either way; an hour. `None`: for ever.
     pub tunnel_timeout: Option<Duration>,
+    /// A tunnel of which one side has closed, and in which nothing moves the other way; 60 s.
+    pub half_closed_timeout: Duration,
     /// Bytes of a whole head; 64 KiB. More: 431.
     pub max_head: usize,
     /// Field lines of a head or a trailer section; 100, at most 256. More: 431.
@@ -93,6 +95,7 @@ impl Default for Settings {
             write_timeout: Duration::from_secs(30),
             linger_timeout: Duration::from_secs(2),
             tunnel_timeout: Some(Duration::from_secs(3600)),
+            half_closed_timeout: Duration::from_secs(60),
             max_head: 64 * 1024,
             max_headers: 100,
             max_target: 16 * 1024,

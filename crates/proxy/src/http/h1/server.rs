@@ -533,7 +533,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
     async fn tunnel(&mut self, mut backend: Box<dyn Tunnel>, mut exchange: Option<Box<Exchange>>) -> End {
         let mut down = Half::new(Bytes::new());
         let mut up: Option<Half> = None;
-        let mut due: Option<(u64, Instant)> = None;
+        let mut due: Option<((u64, bool), Instant)> = None;
         let complete = poll_fn(|cx| {
             let mut conn = self.conn.borrow_mut();
             let wire = &mut conn.wire;
@@ -554,11 +554,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
                 _ => {}
             }
             self.drain.register(cx);
-            let moved = up.copied + down.copied;
-            if let Some(limit) = self.settings.tunnel_timeout
-                && due.is_none_or(|(before, _)| before != moved)
-            {
-                due = Some((moved, after(limit)));
+            let taken = self.connection.taken.as_ref().map_or(0, Taken::get);
+            let half_closed = up.has_ended() || down.has_ended();
+            let moved = (up.copied + down.copied + taken, half_closed);
+            if due.is_none_or(|(before, _)| before != moved) {
+                let limit = self.settings.tunnel_timeout;
+                let half = half_closed.then_some(self.settings.half_closed_timeout);
+                due = limit.into_iter().chain(half).min().map(|limit| (moved, after(limit)));
             }
             let idle = due.map(|(_, due)| due);
             let Some(due) = idle.into_iter().chain(self.drain.deadline()).min() else { return Poll::Pending };

@@ -33,6 +33,11 @@ impl Half {
         Self { pending, state: State::Open, unflushed: false, copied: 0 }
     }
 
+    /// Whether the reader's side has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state != State::Open
+    }
+
     /// Copies until there is nothing to read or no room to write. Ready: this direction has ended, and the
     /// writer's side knows.
     pub(super) fn poll_copy<R, W>(
