@@ -44,6 +44,12 @@ impl Content {
 ///
 /// `served` is what exists now, for rules that compare an object with what it was before.
 pub(crate) fn read(name: &Arc<str>, bytes: &[u8], limits: &yaml::Limits, served: &Resources) -> Content {
+    if bytes.is_empty() {
+        let hint = "a file that is being written begins like that, so what was read from it before stays in use; \
+                    to remove its objects, remove the file";
+        let notice = Diagnostic::new(Severity::Notice, "the file is empty").in_file(name).hint(hint);
+        return Content::unreadable(notice);
+    }
     let parsed = yaml::parse_within(name, bytes, limits);
     let mut content = Content {
         unreadable: parsed.diagnostics.iter().any(Diagnostic::is_error),

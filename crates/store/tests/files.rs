@@ -176,6 +176,20 @@ fn a_half_written_file_takes_nothing_back() {
     assert_eq!(files.errors(), "");
 }
 
+/// As a shell's `>` or a full disk leaves it.
+#[test]
+fn a_file_that_is_empty_takes_nothing_back() {
+    let mut files = Watched::new(|root| {
+        fs::write(root.join("a.yaml"), map("x", "1")).unwrap();
+        fs::write(root.join("b.yaml"), map("y", "1")).unwrap();
+    });
+    files.write("a.yaml", "");
+    files.until(|files| files.said.iter().any(|line| line.contains("the file is empty")), "a notice");
+    assert_eq!((files.objects(), files.errors()), (vec!["x=1".to_owned(), "y=1".to_owned()], String::new()));
+    files.write("a.yaml", "# nothing any more\n");
+    files.becomes(&["y=1"]);
+}
+
 #[test]
 fn a_file_that_is_removed_takes_its_objects_along() {
     let mut files = Watched::new(|root| {
