@@ -39,7 +39,7 @@ pub(crate) struct Attachment {
     /// Which of the parentRefs.
     pub(crate) index: usize,
     pub(crate) parent: ObjectKey,
-    pub(crate) result: Result<Vec<Binding>, Refusal>,
+    pub(crate) result: Result<Box<[Binding]>, Refusal>,
 }
 
 /// A route on a listener.
@@ -48,8 +48,11 @@ pub(crate) struct Binding {
     pub(crate) listener: ListenerId,
     /// The intersections of the listener's hostname with the route's, each with the most specific of the
     /// route's hostnames that make it.
-    pub(crate) hostnames: BTreeMap<HostPattern, HostPattern>,
+    pub(crate) hostnames: Hostnames,
 }
+
+/// Hostnames that a route serves on a listener, each with the route's own; in order.
+pub(crate) type Hostnames = Box<[(HostPattern, HostPattern)]>;
 
 /// Why a parent does not take a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +106,7 @@ fn to_parent(
     view: &ParentView,
     resources: &Resources,
     dependencies: &mut BTreeSet<Dependency>,
-) -> Result<Vec<Binding>, Refusal> {
+) -> Result<Box<[Binding]>, Refusal> {
     if let Some(why) = &view.refused {
         let message = format!("{parent} is not part of its Gateway: {why}");
         return Err(Refusal { reason: "NoMatchingParent", message });
@@ -137,7 +140,7 @@ fn to_parent(
         let hostnames = intersections(&listener.hostname, &route.hostnames);
         (!hostnames.is_empty()).then(|| Binding { listener: listener.id.clone(), hostnames })
     });
-    let bindings: Vec<_> = bindings.collect();
+    let bindings: Box<[_]> = bindings.collect();
     if bindings.is_empty() {
         let theirs: Vec<_> = allowing.iter().map(|listener| listener.hostname.to_string()).collect();
         let own: Vec<_> = route.hostnames.iter().map(ToString::to_string).collect();
@@ -154,7 +157,7 @@ fn to_parent(
 }
 
 /// The hostnames that a route serves on a listener.
-fn intersections(listener: &HostPattern, route: &[HostPattern]) -> BTreeMap<HostPattern, HostPattern> {
+fn intersections(listener: &HostPattern, route: &[HostPattern]) -> Hostnames {
     let mut found: BTreeMap<HostPattern, HostPattern> = BTreeMap::new();
     for hostname in route {
         if let Some(both) = listener.intersect(hostname) {
@@ -164,7 +167,7 @@ fn intersections(listener: &HostPattern, route: &[HostPattern]) -> BTreeMap<Host
             }
         }
     }
-    found
+    found.into_iter().collect()
 }
 
 fn no_such_listener(

@@ -19,18 +19,60 @@ type GuestKey = (Arc<Seniority>, ObjectKey);
 #[derive(Debug)]
 struct Guest {
     kind: Option<RuleKind>,
-    hostnames: BTreeSet<HostPattern>,
+    hostnames: Box<[HostPattern]>,
     /// The route of the other kind that holds one of its hostnames.
     rival: Option<Arc<str>>,
     /// It counts in the listener's `attachedRoutes`.
     counts: bool,
 }
 
-/// The entries of one virtual host, in order.
+/// Names a route in the ranks of its entries.
+type Owner = (Arc<Seniority>, RuleKind);
+
+/// The entries of one virtual host, in order, and what becomes of them when they are settled.
+///
+/// They are kept but once, in the host: there can be as many hosts as routes.
 #[derive(Debug, Default)]
 struct Shard {
-    entries: BTreeMap<Rank, Entry>,
     built: Option<Arc<Host>>,
+    /// Of the entries of the host.
+    ranks: Box<[Rank]>,
+    added: Vec<(Rank, Entry)>,
+    cleared: BTreeSet<Owner>,
+}
+
+impl Shard {
+    /// Builds the host anew. Returns whether it is another now.
+    fn settle(&mut self, hostname: &HostPattern) -> bool {
+        let cleared = std::mem::take(&mut self.cleared);
+        let entries = self.built.iter().flat_map(|host| &host.entries);
+        let mut all: Vec<(Rank, Entry)> = self
+            .ranks
+            .iter()
+            .zip(entries)
+            .filter(|(rank, _)| !cleared.contains(&rank.owner()))
+            .map(|(rank, entry)| (rank.clone(), entry.clone()))
+            .collect();
+        if all.len() == self.ranks.len() && self.added.is_empty() {
+            return false;
+        }
+        all.append(&mut self.added);
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut entries = Vec::with_capacity(all.len());
+        let mut ranks = Vec::with_capacity(all.len());
+        for (rank, entry) in all {
+            ranks.push(rank);
+            entries.push(entry);
+        }
+        self.added = Vec::new();
+        self.ranks = ranks.into();
+        let host = Host { hostname: hostname.clone(), entries };
+        let same = self.built.as_deref() == Some(&host);
+        if !same {
+            self.built = (!host.entries.is_empty()).then(|| Arc::new(host));
+        }
+        !same
+    }
 }
 
 /// All routes on one listener.
@@ -51,19 +93,10 @@ struct Place {
     hosts: Vec<Arc<Host>>,
 }
 
-/// Where a route's entries are, to find them again.
-#[derive(Debug)]
-struct Placed {
-    listener: ListenerId,
-    hostname: HostPattern,
-    ranks: Vec<Rank>,
-}
-
 /// All listeners, by name, and what has changed on them since [`Places::settle`].
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     places: BTreeMap<ListenerId, Place>,
-    placed: BTreeMap<ObjectKey, Vec<Placed>>,
     stirred: BTreeSet<ListenerId>,
     changed_shards: BTreeSet<(ListenerId, HostPattern)>,
 }
@@ -75,7 +108,7 @@ impl Places {
         for (listener, hostnames) in route.bindings() {
             let place = self.places.entry(listener.clone()).or_default();
             let key = (Arc::clone(&route.seniority), route.object.key().clone());
-            let hostnames: BTreeSet<_> = hostnames.keys().cloned().collect();
+            let hostnames = hostnames.iter().map(|(hostname, _)| hostname.clone()).collect();
             // Who comes back with the same hostnames changes nothing for anyone.
             let before = place.departed.remove(&key).filter(|before| before.hostnames == hostnames);
             place.newcomers |= before.is_none();
@@ -87,7 +120,7 @@ impl Places {
 
     /// Takes a route off all listeners.
     pub(crate) fn leave(&mut self, route: &RouteNode) {
-        self.clear(route.object.key());
+        self.clear(route);
         let guest = (Arc::clone(&route.seniority), route.object.key().clone());
         for listener in route.bindings().into_keys() {
             let Some(place) = self.places.get_mut(listener) else { continue };
@@ -126,14 +159,15 @@ impl Places {
     }
 
     /// Removes a route's entries.
-    pub(crate) fn clear(&mut self, route: &ObjectKey) {
-        for Placed { listener, hostname, ranks } in self.placed.remove(route).unwrap_or_default() {
-            let Some(place) = self.places.get_mut(&listener) else { continue };
-            if let Some(shard) = place.shards.get_mut(&Reverse(hostname.clone())) {
-                for rank in &ranks {
-                    shard.entries.remove(rank);
+    pub(crate) fn clear(&mut self, route: &RouteNode) {
+        let Some(kind) = route.rule_kind() else { return };
+        for (listener, hostnames) in route.bindings() {
+            let Some(place) = self.places.get_mut(listener) else { continue };
+            for (hostname, _) in hostnames {
+                if let Some(shard) = place.shards.get_mut(&Reverse(hostname.clone())) {
+                    shard.cleared.insert((Arc::clone(&route.seniority), kind));
+                    self.changed_shards.insert((listener.clone(), hostname.clone()));
                 }
-                self.changed_shards.insert((listener, hostname));
             }
         }
     }
@@ -148,7 +182,7 @@ impl Places {
     ) -> bool {
         let Some(kind) = route.rule_kind() else { return false };
         let guest = (Arc::clone(&route.seniority), route.object.key().clone());
-        let mut placed = Vec::new();
+        let mut any = false;
         for (listener, hostnames) in route.bindings() {
             let Some(place) = self.places.get_mut(listener) else { continue };
             let stays = place.guests.get(&guest).is_some_and(|guest| guest.rival.is_none());
@@ -157,7 +191,6 @@ impl Places {
             }
             for (hostname, own) in hostnames {
                 let shard = place.shards.entry(Reverse(hostname.clone())).or_default();
-                let mut ranks = Vec::new();
                 for rule in &draft.rules {
                     for matched in &rule.matches {
                         let rank = Rank {
@@ -168,17 +201,12 @@ impl Places {
                             rule: rule.index,
                             match_index: matched.index,
                         };
-                        shard.entries.insert(rank.clone(), matched.entry(&rule.rule, own));
-                        ranks.push(rank);
+                        shard.added.push((rank, matched.entry(&rule.rule, own)));
+                        any = true;
                     }
                 }
                 self.changed_shards.insert((listener.clone(), hostname.clone()));
-                placed.push(Placed { listener: listener.clone(), hostname: hostname.clone(), ranks });
             }
-        }
-        let any = placed.iter().any(|placed| !placed.ranks.is_empty());
-        if !placed.is_empty() {
-            self.placed.insert(route.object.key().clone(), placed);
         }
         any
     }
@@ -190,15 +218,11 @@ impl Places {
             let Some(place) = self.places.get_mut(&listener) else { continue };
             let key = Reverse(hostname);
             let Some(shard) = place.shards.get_mut(&key) else { continue };
-            if shard.entries.is_empty() {
+            let is_other = shard.settle(&key.0);
+            if shard.built.is_none() {
                 place.shards.remove(&key);
-                changed.insert(listener);
-                continue;
             }
-            let Reverse(hostname) = key;
-            let host = Host { hostname, entries: shard.entries.values().cloned().collect() };
-            if shard.built.as_deref() != Some(&host) {
-                shard.built = Some(Arc::new(host));
+            if is_other {
                 changed.insert(listener);
             }
         }

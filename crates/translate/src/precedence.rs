@@ -72,6 +72,13 @@ pub(crate) struct Rank {
 }
 
 impl Rank {
+    /// The route that the match is of.
+    pub(crate) fn owner(&self) -> (Arc<Seniority>, portway_plan::RuleKind) {
+        (Arc::clone(&self.seniority), self.kind)
+    }
+}
+
+impl Rank {
     fn key(&self) -> impl Ord + '_ {
         (
             Reverse((&self.hostname, self.specificity)),

@@ -1,6 +1,6 @@
 //! Routes of all kinds: their parts in common, and their statuses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portway_api::gateway::{
@@ -11,7 +11,7 @@ use portway_api::object::{KindId, Metadata, ObjectKey};
 use portway_plan::{BackendKey, HostPattern, RuleKind};
 use portway_store::{Resources, Stored};
 
-use crate::attach::{self, Attachment, Candidate, ParentView, Refusal};
+use crate::attach::{self, Attachment, Candidate, Hostnames, ParentView, Refusal};
 use crate::backend::{Dependency, Resolver};
 use crate::condition::{self, Finding, History, PARTIALLY_INVALID, Past, RESOLVED_REFS, Verdict, no, yes};
 use crate::draft::{Draft, InvalidRule};
@@ -123,10 +123,10 @@ pub(crate) struct RouteNode {
     /// All rules are invalid.
     pub(crate) is_refused: bool,
     pub(crate) ignored: Vec<String>,
-    pub(crate) attachments: Vec<Attachment>,
-    pub(crate) dependencies: BTreeSet<Dependency>,
+    pub(crate) attachments: Box<[Attachment]>,
+    pub(crate) dependencies: Box<[Dependency]>,
     /// The backends of the rules to serve.
-    pub(crate) backends: BTreeSet<BackendKey>,
+    pub(crate) backends: Box<[BackendKey]>,
 }
 
 impl RouteNode {
@@ -147,9 +147,9 @@ impl RouteNode {
             is_refused: draft.refusal().is_some(),
             invalid: std::mem::take(&mut draft.invalid),
             ignored: std::mem::take(&mut draft.ignored),
-            attachments,
-            dependencies,
-            backends: std::mem::take(&mut draft.backends),
+            attachments: attachments.into(),
+            dependencies: dependencies.into_iter().collect(),
+            backends: std::mem::take(&mut draft.backends).into_iter().collect(),
             object,
         };
         (node, draft)
@@ -165,7 +165,7 @@ impl RouteNode {
     }
 
     /// The listeners that would take the route, each once, with the hostnames that it would serve there.
-    pub(crate) fn bindings(&self) -> BTreeMap<&ListenerId, &BTreeMap<HostPattern, HostPattern>> {
+    pub(crate) fn bindings(&self) -> BTreeMap<&ListenerId, &Hostnames> {
         let taken = self.attachments.iter().filter_map(|attachment| attachment.result.as_ref().ok());
         taken.flatten().map(|binding| (&binding.listener, &binding.hostnames)).collect()
     }

@@ -78,11 +78,11 @@ impl Statuses {
         self.0.is_empty()
     }
 
-    pub(crate) fn set(&mut self, key: &ObjectKey, status: Option<Status>) {
+    pub(crate) fn set(&mut self, key: &ObjectKey, status: Option<Arc<Status>>) {
         match status {
-            Some(status) if self.0.get(key).is_some_and(|known| **known == status) => {}
+            Some(status) if self.0.get(key).is_some_and(|known| *known == status) => {}
             Some(status) => {
-                self.0.insert(key.clone(), Arc::new(status));
+                self.0.insert(key.clone(), status);
             }
             None if self.0.contains_key(key) => {
                 self.0.remove(key);

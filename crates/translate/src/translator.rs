@@ -219,7 +219,7 @@ impl Translator {
         for key in &work.routes {
             let Some(node) = self.routes.get(key) else { continue };
             let draft = drafts.remove(key).unwrap_or_else(|| node.object.draft(resources));
-            self.places.clear(key);
+            self.places.clear(node);
             let serves = self.places.fill(node, &draft, |listener| planned.contains(listener));
             let served = self.in_plan.contains(key);
             if serves && !served {
@@ -336,6 +336,8 @@ impl Translator {
         work: &Work,
         stirred: &BTreeSet<ListenerId>,
     ) {
+        // Most routes of a parent are told the same, and one status serves for all of them.
+        let mut last: Option<Arc<Status>> = None;
         for key in &work.routes {
             let node = self.routes.get(key);
             let said = self.statuses.get(key).cloned();
@@ -346,7 +348,12 @@ impl Translator {
             let problems = node.map(|node| {
                 problem::of_route(node, resources, &self.survey, |listener| self.places.rival(listener, node))
             });
-            self.statuses.set(key, status.map(Status::Route));
+            let status = status.map(Status::Route).map(|status| match &last {
+                Some(last) if **last == status => Arc::clone(last),
+                _ => Arc::new(status),
+            });
+            last.clone_from(&status);
+            self.statuses.set(key, status);
             self.problems.set(key, problems.unwrap_or_default());
         }
         let touched: BTreeSet<&ObjectKey> = stirred.iter().map(|listener| &listener.parent).collect();
@@ -369,7 +376,7 @@ impl Translator {
             };
             let past = Past { said, object: object.object.status.as_ref() };
             let status = class::status(class, options, past);
-            self.statuses.set(&object.key, Some(Status::GatewayClass(status)));
+            self.statuses.set(&object.key, Some(Arc::new(Status::GatewayClass(status))));
             self.problems.set(&object.key, problem::of_class(class));
             known.insert(object.key.clone());
         }
@@ -432,7 +439,7 @@ impl Translator {
             };
             let past = Past { said, object: node.object.object.status.as_ref() };
             let status = gateway::status(node, options, past, attached);
-            self.statuses.set(key, Some(Status::Gateway(status)));
+            self.statuses.set(key, Some(Arc::new(Status::Gateway(status))));
             self.problems.set(key, problem::of_gateway(node));
         }
         for set in node.sets.iter().filter(|set| wanted(&set.object.key)) {
@@ -443,7 +450,7 @@ impl Translator {
             };
             let past = Past { said, object: set.object.object.status.as_ref() };
             let status = listenerset::status(set, node, options, past, attached);
-            self.statuses.set(&set.object.key, Some(Status::ListenerSet(status)));
+            self.statuses.set(&set.object.key, Some(Arc::new(Status::ListenerSet(status))));
             self.problems.set(&set.object.key, problem::of_set(set));
         }
         node.sets.iter().map(|set| set.object.key.clone()).collect()
