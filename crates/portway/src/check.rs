@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let world = World::read(&args.paths);
     let mut found = world.diagnostics;
     found.extend(world::problems(&world.translation.problems, &Problems::default(), &world.resources));
-    found.extend(world::unserved(&world.resources));
+    found.extend(world::unserved(world::idle(&world.resources), &world.resources));
     let style = Style::of(&io::stdout());
     match args.output {
         Output::Json => print::answer(format_args!("{}\n", serde_json::to_string_pretty(&found)?))?,

@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use portway_api::diagnostic::Diagnostic;
-use portway_plan::Plan;
+use portway_plan::{Plan, Source};
 use portway_proxy::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Applied, BindMode, DrainTimes, Options, Proxy, StartError,
-    StatusSource, Tracing,
+    AccessLog, AccessLogFormat, AccessLogTarget, Applied, AppliedPort, BindMode, DrainTimes, Options, Proxy,
+    StartError, StatusSource, Tracing,
 };
-use portway_store::{Changes, FileSource, Loaded, Resources, Update};
+use portway_store::{Change, Changes, FileSource, Loaded, Resources, Update};
 use portway_translate::{Translation, Translator};
 use serde_json::json;
 
@@ -123,7 +123,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         proxy,
         translator: Translator::new(),
         backends: Backends::running(control),
-        unavailable: BTreeMap::new(),
+        obstacles: Obstacles::default(),
         resources: Resources::default(),
         translation: Translation::default(),
         told,
@@ -141,7 +141,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     })?;
     loop {
-        let event = if serving.unavailable.is_empty() {
+        let event = if serving.obstacles.ports.is_empty() {
             events.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             events.recv_timeout(BIND_AGAIN)
@@ -229,8 +229,7 @@ struct Serving {
     proxy: Proxy,
     translator: Translator,
     backends: Backends,
-    /// Ports that could not be bound, and why.
-    unavailable: BTreeMap<(Option<IpAddr>, u16), String>,
+    obstacles: Obstacles,
     resources: Resources,
     translation: Translation,
     told: Arc<Mutex<Told>>,
@@ -247,16 +246,12 @@ impl Serving {
         self.apply()
     }
 
-    /// Gives the plan to the proxy; the statuses then say which ports are bound.
+    /// Gives the plan to the proxy; the statuses then say which ports are bound and which listeners serve.
     fn apply(&mut self) -> Applied {
         let applied = self.proxy.apply(Arc::clone(&self.translation.plan));
-        let unavailable: BTreeMap<_, _> = applied
-            .ports
-            .iter()
-            .filter_map(|port| Some(((port.key.address, port.key.port), port.bound.clone().err()?)))
-            .collect();
-        if unavailable != self.unavailable {
-            self.unavailable = unavailable;
+        let obstacles = Obstacles::of(&applied);
+        if obstacles != self.obstacles {
+            self.obstacles = obstacles;
             self.translation = self.translate(&Changes::default());
         }
         self.told.lock().unwrap_or_else(PoisonError::into_inner).translation = self.translation.clone();
@@ -269,8 +264,7 @@ impl Serving {
     }
 
     fn translate(&mut self, changes: &Changes) -> Translation {
-        let mut options = world::options();
-        options.unavailable = self.unavailable.clone();
+        let options = self.obstacles.tell(world::options());
         self.translator.update(&self.resources, changes, &options)
     }
 
@@ -281,8 +275,7 @@ impl Serving {
         let before = self.translation.problems.clone();
         let changes = update.changes.clone();
         self.tell(&update.diagnostics);
-        let failed =
-            if changes.is_empty() { Vec::new() } else { self.take(update.resources, update.changes).failed };
+        let applied = (!changes.is_empty()).then(|| self.take(update.resources, update.changes));
         let took = began.elapsed();
         let news = world::problems(&self.translation.problems, &before, &self.resources);
         let resolved =
@@ -291,12 +284,14 @@ impl Serving {
         for (key, problem) in resolved {
             out += &format!("{} {key}: no longer {}\n", style.good("✓"), problem.reason);
         }
-        out += &summary::ports(&plan, &self.translation.plan, &self.unavailable, style);
-        for failed in failed {
+        out += &summary::ports(&plan, &self.translation.plan, &self.obstacles.ports, style);
+        for failed in applied.iter().flat_map(|applied| &applied.failed) {
             out += &format!("{} {}: {}\n", style.bad("✗"), failed.listener, failed.reason);
         }
+        let added = changes.iter().filter(|(_, change)| *change == Change::Added);
+        let unserved = world::unserved(added.map(|(key, _)| key.clone()), &self.resources);
         let lost = self.lost_endpoints(&plan);
-        for diagnostic in update.news.iter().chain(&news).chain(&lost) {
+        for diagnostic in update.news.iter().chain(&news).chain(&lost).chain(&unserved) {
             out += &diagnostic.render(style.colour());
             out.push('\n');
         }
@@ -315,10 +310,38 @@ impl Serving {
 
     /// Tries ports again that could not be bound.
     fn bind_again(&mut self, style: Style) -> String {
-        let before = self.unavailable.clone();
+        let before = self.obstacles.ports.clone();
         self.apply();
-        let bound = before.keys().filter(|key| !self.unavailable.contains_key(key));
+        let bound = before.keys().filter(|key| !self.obstacles.ports.contains_key(key));
         bound.map(|(_, port)| format!("{} port {port} is bound now\n", style.good("✓"))).collect()
+    }
+}
+
+/// What the proxy could not do of the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Obstacles {
+    /// Ports that could not be bound, and why.
+    ports: BTreeMap<(Option<IpAddr>, u16), String>,
+    /// Listeners that do not serve although their port is bound, and why.
+    listeners: BTreeMap<Source, String>,
+}
+
+impl Obstacles {
+    fn of(applied: &Applied) -> Self {
+        let port = |port: &AppliedPort| Some(((port.key.address, port.key.port), port.bound.clone().err()?));
+        let silent = applied.failed.iter().filter(|failed| !failed.serves);
+        Self {
+            ports: applied.ports.iter().filter_map(port).collect(),
+            listeners: silent.map(|failed| (failed.listener.clone(), failed.reason.clone())).collect(),
+        }
+    }
+
+    fn tell(&self, options: portway_translate::Options) -> portway_translate::Options {
+        portway_translate::Options {
+            unavailable: self.ports.clone(),
+            failed: self.listeners.clone(),
+            ..options
+        }
     }
 }
 
@@ -348,3 +371,6 @@ impl Told {
         json!({"objects": objects, "diagnostics": self.diagnostics})
     }
 }
+
+#[cfg(test)]
+mod tests;

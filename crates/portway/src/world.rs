@@ -61,7 +61,10 @@ pub(crate) fn problems(now: &Problems, before: &Problems, resources: &Resources)
 }
 
 /// Kinds that are read and validated, and that nothing here acts on.
-const UNSERVED: [KindId; 5] = [
+const UNSERVED: [KindId; 8] = [
+    KindId::TLSRoute,
+    KindId::TCPRoute,
+    KindId::UDPRoute,
     KindId::BackendTLSPolicy,
     KindId::XBackend,
     KindId::XBackendTrafficPolicy,
@@ -69,16 +72,23 @@ const UNSERVED: [KindId; 5] = [
     KindId::XTelemetryPolicy,
 ];
 
-/// A warning for each object of a kind that does nothing, so that nobody relies on it.
-pub(crate) fn unserved(resources: &Resources) -> Vec<Diagnostic> {
+/// All objects whose kind does nothing.
+pub(crate) fn idle(resources: &Resources) -> impl Iterator<Item = ObjectKey> {
+    UNSERVED.iter().flat_map(|kind| resources.keys(*kind))
+}
+
+/// A warning for each of these objects whose kind does nothing, so that nobody relies on it.
+pub(crate) fn unserved(keys: impl Iterator<Item = ObjectKey>, resources: &Resources) -> Vec<Diagnostic> {
     let mut places = Places::new(resources);
-    let keys = UNSERVED.iter().flat_map(|kind| resources.keys(*kind));
-    keys.map(|key| {
-        let message =
-            format!("NotSupported: this version of Portway does nothing about objects of kind {}", key.kind);
-        places.at(Diagnostic::warning(message), &key, "")
-    })
-    .collect()
+    keys.filter(|key| UNSERVED.contains(&key.kind))
+        .map(|key| {
+            let message = format!(
+                "NotSupported: this version of Portway does nothing about objects of kind {}",
+                key.kind
+            );
+            places.at(Diagnostic::warning(message), &key, "")
+        })
+        .collect()
 }
 
 /// The backends of a plan that nothing says the place of.

@@ -87,9 +87,7 @@ async fn the_tour_of_the_readme() -> anyhow::Result<()> {
     assert_eq!(guest.get("party.example.com", "/").await?.status(), 404);
 
     // The admin address, as it was printed.
-    let admin = portway.printed.split("Admin http://").nth(1).and_then(|rest| rest.split(' ').next());
-    let admin: std::net::SocketAddr = admin.expect("the admin address").parse()?;
-    let mut admin = Client::connect(admin).await?;
+    let mut admin = Client::connect(portway.admin()?).await?;
     assert_eq!(admin.get("localhost", "/readyz").await?.status(), 200);
     let metrics = admin.get("localhost", "/metrics").await?.text();
     assert!(metrics.contains("portway_request_duration_seconds_bucket{le=\"+Inf\"}"), "{metrics}");
@@ -142,6 +140,18 @@ async fn files_are_followed_and_half_written_ones_change_nothing() -> anyhow::Re
     portway.wait_for("HTTPRoute guest/party: no longer NotAllowedByListeners")?;
     let mut guest = Client::connect_tls(portway.address("https")?, "party.example.com", &roots()?).await?;
     assert_eq!(json(&guest.get("party.example.com", "/").await?.text())["service"], "party");
+
+    // What nothing acts on is told when it comes, too.
+    std::fs::write(
+        folder.path().join("site/policy.yaml"),
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: home, namespace: site}\nspec:\n  \
+         targetRefs: [{group: '', kind: Service, name: home}]\n  \
+         validation: {hostname: home.example.com, wellKnownCACertificates: System}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: pass, namespace: site}\nspec:\n  \
+         hostnames: [pass.example.com]\n  rules: [{backendRefs: [{name: home, port: 80}]}]\n",
+    )?;
+    portway.wait_for("BackendTLSPolicy site/home: NotSupported")?;
+    assert!(portway.printed.contains("TLSRoute site/pass: NotSupported"), "{}", portway.printed);
 
     std::fs::remove_file(&file)?;
     portway.wait_for("- HTTPRoute site/home: applied in")?;

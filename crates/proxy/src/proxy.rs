@@ -93,7 +93,7 @@ pub struct Applied {
     pub revision: u64,
     /// Every port of the plan, in its order.
     pub ports: Vec<AppliedPort>,
-    /// Listeners that cannot serve although their port is bound, and why.
+    /// Listeners that cannot serve, or not with all their certificates, although their port is bound; each once.
     pub failed: Vec<FailedListener>,
     /// How long it took.
     pub took: Duration,
@@ -111,13 +111,15 @@ pub struct AppliedPort {
     pub bound: Result<SocketAddr, String>,
 }
 
-/// A listener that cannot serve.
+/// A listener that cannot serve as it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedListener {
     /// The listener.
     pub listener: Source,
     /// Why, for people.
     pub reason: String,
+    /// Whether it serves all the same, with its other certificates.
+    pub serves: bool,
 }
 
 /// How a drain ended.

@@ -132,14 +132,11 @@ impl TlsTable {
         let mut listeners: Vec<TlsListener> = Vec::new();
         for listener in &port.listeners {
             let ListenerProtocol::Https(termination) = &listener.protocol else { continue };
-            let mut usable = Vec::new();
-            let mut fail = |reason| {
-                failed.push(FailedListener { listener: listener.source.clone(), reason });
-            };
+            let (mut usable, mut errors) = (Vec::new(), Vec::new());
             for name in &termination.certificates {
                 match certificates.get(name) {
                     Ok(certificate) => usable.push(certificate),
-                    Err(error) => fail(error),
+                    Err(error) => errors.push(error),
                 }
             }
             let same = |old: &&TlsListener| {
@@ -157,11 +154,15 @@ impl TlsTable {
                 None => match context.config(&usable) {
                     Ok(config) => Some(config),
                     Err(error) => {
-                        fail(error.to_string());
+                        errors.push(error.to_string());
                         None
                     }
                 },
             };
+            if !errors.is_empty() {
+                let (reason, serves) = (errors.join("; "), config.is_some());
+                failed.push(FailedListener { listener: listener.source.clone(), reason, serves });
+            }
             let hostname = listener.hostname.clone();
             listeners.push(TlsListener { hostname, certificates: usable, config });
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A self-signed certificate and its key.
 pub struct Certificate {
@@ -29,6 +30,14 @@ impl Certificate {
     /// The DER of the certificate, as a client sees it.
     pub fn der(&self) -> &[u8] {
         &self.der
+    }
+
+    /// The DER of the key.
+    ///
+    /// # Errors
+    /// When [`Certificate::key`] is no key any more.
+    pub fn key_der(&self) -> anyhow::Result<Vec<u8>> {
+        Ok(PrivateKeyDer::from_pem_slice(self.key.as_bytes())?.secret_der().to_vec())
     }
 
     /// A Secret of type `kubernetes.io/tls` that holds it, as YAML.

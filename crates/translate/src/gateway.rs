@@ -126,9 +126,10 @@ fn backend_tls(gateway: &Stored<Gateway>, node: &mut GatewayNode, surveyor: &Sur
     }
 }
 
-/// Tells the listeners of ports that could not be opened.
-pub(crate) fn mark_unavailable(node: &mut GatewayNode, options: &Options) {
-    if options.unavailable.is_empty() {
+/// Tells the listeners what stands in their way where they are served: a port that could not be opened, or
+/// what the proxy could not make of them.
+pub(crate) fn mark_obstacles(node: &mut GatewayNode, options: &Options) {
+    if options.unavailable.is_empty() && options.failed.is_empty() {
         return;
     }
     let addresses = node.addresses.clone();
@@ -136,6 +137,7 @@ pub(crate) fn mark_unavailable(node: &mut GatewayNode, options: &Options) {
     for listener in node.listeners.iter_mut().chain(sets).filter(|listener| listener.is_planned()) {
         let why = addresses.iter().find_map(|address| options.unavailable.get(&(*address, listener.port)));
         listener.unavailable = why.map(|why| format!("port {} could not be opened: {why}", listener.port));
+        listener.failed = options.failed.get(&listener.source).cloned();
     }
 }
 

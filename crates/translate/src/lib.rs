@@ -42,7 +42,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::object::Time;
-use portway_plan::Plan;
+use portway_plan::{Plan, Source};
 use portway_store::{Changes, Resources};
 
 pub use problem::{Problem, Problems};
@@ -66,6 +66,8 @@ pub struct Options {
     pub local_addresses: Option<BTreeSet<IpAddr>>,
     /// Ports of the plan that could not be opened, and why; statuses say so.
     pub unavailable: BTreeMap<(Option<IpAddr>, u16), String>,
+    /// Listeners of the plan that do not serve although their port is open, and why; statuses say so.
+    pub failed: BTreeMap<Source, String>,
 }
 
 impl Options {
@@ -78,15 +80,17 @@ impl Options {
             addresses: Vec::new(),
             local_addresses: None,
             unavailable: BTreeMap::new(),
+            failed: BTreeMap::new(),
         }
     }
 
     fn same_but_for_time(&self, other: &Self) -> bool {
-        let Self { controller_name, now: _, addresses, local_addresses, unavailable } = self;
+        let Self { controller_name, now: _, addresses, local_addresses, unavailable, failed } = self;
         *controller_name == other.controller_name
             && *addresses == other.addresses
             && *local_addresses == other.local_addresses
             && *unavailable == other.unavailable
+            && *failed == other.failed
     }
 }
 

@@ -122,6 +122,8 @@ pub(crate) struct ListenerNode {
     pub(crate) certificates: Vec<CertificateKey>,
     /// Why the port could not be opened.
     pub(crate) unavailable: Option<String>,
+    /// Why it does not serve although its port is open.
+    pub(crate) failed: Option<String>,
     /// Field paths that are read past.
     pub(crate) ignored: Vec<String>,
 }
@@ -149,7 +151,7 @@ impl ListenerNode {
 
     /// Whether it serves.
     pub(crate) fn is_programmed(&self) -> bool {
-        self.is_planned() && self.unavailable.is_none()
+        self.is_planned() && self.unavailable.is_none() && self.failed.is_none()
     }
 
     /// The listener's conditions; `parent` says why nothing of the whole Gateway or set is served, if so.
@@ -196,7 +198,7 @@ impl ListenerNode {
                 "there is no certificate to serve; see the ResolvedRefs condition",
             );
         }
-        match (&self.unavailable, self.is_planned()) {
+        match (self.unavailable.as_ref().or(self.failed.as_ref()), self.is_planned()) {
             (Some(why), _) => no(PROGRAMMED, "Invalid", why.as_str()),
             (None, true) => yes(PROGRAMMED, "Programmed", "the listener serves"),
             (None, false) => no(
@@ -263,6 +265,7 @@ pub(crate) fn examine(
         overlap: None,
         certificates: Vec::new(),
         unavailable: None,
+        failed: None,
         ignored: Vec::new(),
     };
     let unsupported = |field: &str, message: String| {

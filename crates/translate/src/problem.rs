@@ -93,6 +93,8 @@ fn of_listener(node: &ListenerNode) -> Vec<Problem> {
     if let Some(why) = &node.unavailable {
         let reason = "PortUnavailable".to_owned();
         problems.push(Problem { path: format!("{path}.port"), reason, message: why.clone() });
+    } else if let Some(why) = &node.failed {
+        problems.push(Problem { path, reason: "Invalid".to_owned(), message: why.clone() });
     } else if node.is_valid() && !node.is_planned() {
         problems.push(Problem {
             path: format!("{path}.protocol"),

@@ -162,7 +162,7 @@ pub(crate) fn survey(
     }
     find_overlaps(&mut survey.gateways);
     for node in &mut survey.gateways {
-        gateway::mark_unavailable(node, options);
+        gateway::mark_obstacles(node, options);
         view(node, &mut survey.parents);
     }
     survey.certificates = served(&survey.gateways, read);

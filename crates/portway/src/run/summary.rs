@@ -177,7 +177,7 @@ fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], sty
     let problems = world::problems(&serving.translation.problems, &Problems::default(), &serving.resources);
     let missing = world::without_endpoints(&serving.translation.plan);
     let missing = world::no_endpoints(&missing, &serving.resources);
-    let unserved = world::unserved(&serving.resources);
+    let unserved = world::unserved(world::idle(&serving.resources), &serving.resources);
     for diagnostic in diagnostics.iter().chain(&problems).chain(&missing).chain(&unserved) {
         let _ = write!(out, "\n{}\n", diagnostic.render(style.colour()));
     }

@@ -67,6 +67,12 @@ impl Portway {
         Ok(address.parse()?)
     }
 
+    /// The admin address, as it was printed.
+    pub(crate) fn admin(&self) -> anyhow::Result<SocketAddr> {
+        let address = self.printed.split("Admin http://").nth(1).and_then(|rest| rest.split(' ').next());
+        Ok(address.context("the admin address")?.parse()?)
+    }
+
     /// Asks it to end.
     pub(crate) fn terminate(&self) -> anyhow::Result<()> {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
@@ -115,4 +121,40 @@ pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The host of [`route`].
+pub(crate) const HOST: &str = "shop.example.com";
+
+/// The Gateway `infra/edge` with the listener `http`.
+pub(crate) const GATEWAY: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: portway}
+spec: {controllerName: portway.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: infra}
+spec:
+  gatewayClassName: portway
+  listeners:
+    - {name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}
+";
+
+/// The HTTPRoute `apps/r`, whose rules are in YAML's flow style.
+pub(crate) fn route(rules: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: apps}}\nspec:\n  \
+         parentRefs: [{{name: edge, namespace: infra}}]\n  hostnames: [{HOST}]\n  rules: {rules}\n"
+    )
+}
+
+/// A folder with the Gateway, `route.yaml` and `services.yaml`.
+pub(crate) fn folder(route: &str, services: &[String]) -> anyhow::Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("gateway.yaml"), GATEWAY)?;
+    std::fs::write(folder.path().join("route.yaml"), route)?;
+    std::fs::write(folder.path().join("services.yaml"), services.join("---\n"))?;
+    Ok(folder)
 }

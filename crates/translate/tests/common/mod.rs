@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use portway_api::gateway::{Condition, ListenerStatus};
 use portway_api::object::{KindId, Time};
-use portway_plan::{Entry, PathMatch, Regex, StringMatch};
+use portway_plan::{Entry, ObjectRef, PathMatch, Regex, Source, StringMatch};
 use portway_store::{AnyObject, Loaded, Resources};
 use portway_translate::{Options, Status, Translation};
 use serde_json::{Map, Value, json};
@@ -52,6 +52,16 @@ pub(crate) fn options_of(text: &str) -> Options {
             "unavailable" => {
                 let (port, why) = value.split_once(' ').unwrap();
                 options.unavailable.insert((None, port.parse().unwrap()), why.to_owned());
+            }
+            "failed" => {
+                let (listener, why) = value.split_once("): ").unwrap();
+                let (place, section) = listener.split_once(" (").unwrap();
+                let [kind, key, path] = place.split(' ').collect::<Vec<_>>()[..] else { panic!("{place}") };
+                let (namespace, name) = key.split_once('/').unwrap();
+                let object = ObjectRef { kind: kind.into(), namespace: namespace.into(), name: name.into() };
+                let source =
+                    Source { object: object.into(), path: path.into(), section: Some(section.into()) };
+                options.failed.insert(source, why.to_owned());
             }
             "unvalidated" => {}
             other => panic!("no option {other}"),
