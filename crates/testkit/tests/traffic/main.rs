@@ -7,6 +7,7 @@ mod grpc;
 mod matching;
 mod messages;
 mod resilience;
+mod services;
 mod splitting;
 mod tls;
 mod upgrades;
