@@ -10,6 +10,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use super::fields;
+use super::wire::Outflow;
 use crate::fault::Fault;
 use crate::http::{Body, BodySource, Frame};
 
@@ -80,15 +81,17 @@ pub enum SendError {
 }
 
 /// Sends a body: waits for each piece, then for the window for it. Watches for the peer's reset meanwhile.
-/// `sent` is told of each piece's length when it goes out. `patience` is how long the peer may take nothing.
+/// `sent` is told of each piece's length when it goes out. `patience` is how long the peer may take nothing;
+/// with an `outflow`, of the whole connection as long as that is what the stream waits for.
 ///
 /// # Errors
 /// When the body fails or the peer wants no more. When it fails, and when this future is dropped, the
 /// caller resets the stream, unless dropping its last handle does.
-pub async fn send(
+pub(super) async fn send(
     stream: &mut SendStream<Bytes>,
     body: &mut Body,
     patience: Duration,
+    outflow: Option<&Outflow>,
     mut sent: impl FnMut(usize),
 ) -> Result<(), SendError> {
     let mut ahead = None;
@@ -116,10 +119,7 @@ pub async fn send(
         while !data.is_empty() {
             stream.reserve_capacity(data.len());
             let room = match stream.capacity() {
-                0 => match timeout(patience, poll_fn(|cx| poll_room(stream, cx))).await {
-                    Ok(room) => room?,
-                    Err(_) => return Err(SendError::Stalled),
-                },
+                0 => room(stream, patience, outflow).await?,
                 room => room,
             };
             let piece = data.split_to(room.min(data.len()));
@@ -152,6 +152,23 @@ fn poll_reset<T>(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<R
     match ready!(stream.poll_reset(cx)) {
         Ok(reason) => Poll::Ready(Err(SendError::Reset(reason))),
         Err(error) => Poll::Ready(Err(SendError::Connection(error))),
+    }
+}
+
+/// How many bytes the peer has room for, as soon as it has some.
+async fn room(
+    stream: &mut SendStream<Bytes>,
+    patience: Duration,
+    outflow: Option<&Outflow>,
+) -> Result<usize, SendError> {
+    let mut before = outflow.map_or(0, Outflow::taken);
+    loop {
+        if let Ok(room) = timeout(patience, poll_fn(|cx| poll_room(stream, cx))).await {
+            return room;
+        }
+        if !outflow.is_some_and(|outflow| outflow.advances(&mut before)) {
+            return Err(SendError::Stalled);
+        }
     }
 }
 

@@ -275,7 +275,7 @@ async fn run(
     failed: Rc<RefCell<Option<Fault>>>,
     _hold: Rc<dyn Any>,
 ) {
-    match body::send(&mut stream, &mut body, PATIENCE, |_| {}).await {
+    match body::send(&mut stream, &mut body, PATIENCE, None, |_| {}).await {
         Err(body::SendError::Body(fault)) => {
             failed.replace(Some(fault));
             stream.send_reset(Reason::CANCEL);

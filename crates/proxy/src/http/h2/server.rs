@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, interval_at, sleep, timeout};
 use super::body::{self, Incoming, SendError};
 use super::fields;
 use super::request::{self, Received};
-use super::wire::Wire;
+use super::wire::{Outflow, Wire};
 use crate::drain::DrainWatch;
 use crate::fault::{Fault, FaultKind};
 use crate::http::{Body, BodySource, Connection, Frame, Handler, Request, Response, ResponseHead, reply};
@@ -64,12 +64,15 @@ pub async fn serve<I, H>(
         .max_send_buffer_size(http2.send_buffer)
         .max_pending_accept_reset_streams(http2.pending_resets)
         .max_local_error_reset_streams(Some(http2.own_resets));
-    let handshake = builder.handshake::<_, Bytes>(Wire::new(io, initial, received.clone()));
+    let outflow = Rc::new(Outflow::new(connection.taken.clone()));
+    let wired = Wire::new(io, initial, received.clone(), outflow.clone());
+    let handshake = builder.handshake::<_, Bytes>(wired);
     let Ok(Ok(mut wire)) = timeout(limits.head_timeout, handshake).await else { return };
     let streams = Rc::new(Streams {
         recorder,
         limits: limits.clone(),
         connection,
+        outflow,
         open: Cell::default(),
         ended: Cell::default(),
         cancelled: Cell::default(),
@@ -104,6 +107,7 @@ struct Streams {
     recorder: Rc<Recorder>,
     limits: Rc<Limits>,
     connection: Rc<Connection>,
+    outflow: Rc<Outflow>,
     open: Cell<u32>,
     /// Streams that ended with an answer.
     ended: Cell<u64>,
@@ -118,6 +122,7 @@ struct Life {
     pinged: Option<Instant>,
     received: Rc<Cell<u64>>,
     received_before: u64,
+    taken_before: u64,
     tick: tokio::time::Interval,
     idle_since: Instant,
     leaving: bool,
@@ -147,6 +152,7 @@ impl Life {
             ping: wire.ping_pong(),
             pinged: None,
             received_before: received.get(),
+            taken_before: 0,
             received,
             tick: interval_at(now + every, every),
             idle_since: now,
@@ -193,6 +199,12 @@ impl Life {
             if self.received.get() != self.received_before {
                 self.received_before = self.received.get();
                 self.heard = now;
+            }
+            if streams.outflow.advances(&mut self.taken_before) {
+                // A PING waits behind what a slow client takes, which may be the rest of streams that have
+                // ended here.
+                self.heard = now;
+                self.idle_since = now;
             }
             if self.pinged.is_some_and(|at| now - at >= self.ping_timeout && self.heard < at) {
                 return Poll::Ready(());
@@ -264,7 +276,7 @@ impl Stream {
         handler: &H,
     ) -> Option<()> {
         let (parts, stream) = request.into_parts();
-        let Streams { recorder, limits, connection, .. } = &*self.streams;
+        let Streams { recorder, limits, connection, outflow, .. } = &*self.streams;
         let is_head = parts.method == Method::HEAD;
         let response = match request::receive(&parts, connection.tls.is_some(), limits) {
             Ok(received) => {
@@ -281,7 +293,7 @@ impl Stream {
                 reply::fault(kind)
             }
         };
-        send(sender, response, is_head, limits.send_timeout).await;
+        send(sender, response, is_head, limits.send_timeout, outflow).await;
         Some(())
     }
 
@@ -361,7 +373,7 @@ fn plain(status: StatusCode) -> http::Response<()> {
 }
 
 /// Sends a response; a client that takes nothing of its body for so long is given up.
-async fn send(sender: &Sender, response: Response, is_head: bool, patience: Duration) {
+async fn send(sender: &Sender, response: Response, is_head: bool, patience: Duration, outflow: &Outflow) {
     let Response { head, mut body, mut exchange, tunnel: _ } = response;
     let mut message = plain(head.status);
     let end = is_head || body.is_empty() || matches!(head.status.as_u16(), 204 | 304);
@@ -390,7 +402,7 @@ async fn send(sender: &Sender, response: Response, is_head: bool, patience: Dura
         Err(_) => return gone(&mut exchange),
     };
     let count = |n| exchange.iter_mut().for_each(|e| e.count_sent(n));
-    match body::send(&mut stream, &mut body, patience, count).await {
+    match body::send(&mut stream, &mut body, patience, Some(outflow), count).await {
         Ok(()) => exchange.iter_mut().for_each(|e| e.complete = true),
         Err(SendError::Body(fault)) => {
             stream.send_reset(Reason::INTERNAL_ERROR);
@@ -406,6 +418,10 @@ async fn send(sender: &Sender, response: Response, is_head: bool, patience: Dura
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use tokio::io::ReadBuf;
+
     use super::*;
     use crate::drain::Drain;
 
@@ -466,5 +482,79 @@ mod tests {
         };
         tokio::task::LocalSet::new().run_until(test).await;
         assert_eq!(recorder.counts.panics.get(), 2);
+    }
+
+    /// Reads 200 bytes a second.
+    struct Slow {
+        io: tokio::io::DuplexStream,
+        next: Pin<Box<Sleep>>,
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            ready!(self.next.as_mut().poll(cx));
+            let mut room = [0; 200];
+            let mut few = ReadBuf::new(&mut room[..buffer.remaining().min(200)]);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut few))?;
+            buffer.put_slice(few.filled());
+            self.next.set(sleep(Duration::from_secs(1)));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.io).poll_write(cx, b)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    struct Large;
+
+    impl Handler for Large {
+        async fn handle(&self, _: Request) -> Response {
+            Response::new(StatusCode::OK, Body::Full(Bytes::from(vec![b'x'; 400_000])))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_is_not_a_silent_one() {
+        let (client, server) = tokio::io::duplex(256);
+        let test = async {
+            let limits = Rc::new(Limits::default());
+            let local = "127.0.0.1:1".parse().unwrap();
+            let connection = Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None });
+            let recorder = Rc::new(Recorder::detached());
+            tokio::task::spawn_local(async move {
+                let drain = Drain::default();
+                let settings = Settings { limits: &limits, recorder, drain: drain.watch() };
+                serve(server, Bytes::new(), connection, Rc::new(Large), settings).await;
+            });
+            let slow = Slow { io: client, next: Box::pin(sleep(Duration::ZERO)) };
+            let mut builder = h2::client::Builder::new();
+            builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 20);
+            let (sender, connection) = builder.handshake::<_, Bytes>(slow).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let mut sender = sender.ready().await.unwrap();
+            let request = http::Request::get("http://x/").body(()).unwrap();
+            let mut body = sender.send_request(request, true).unwrap().0.await.unwrap().into_body();
+            let mut count = 0;
+            while let Some(data) = body.data().await {
+                count += data.unwrap().len();
+            }
+            assert_eq!(count, 400_000);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
     }
 }

@@ -10,17 +10,57 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http::Taken;
+
+/// What of the output has gone.
+#[derive(Default)]
+pub(super) struct Outflow {
+    written: Cell<u64>,
+    /// Told from below TLS, if there is TLS.
+    below: Option<Taken>,
+    /// There is more, for which the peer has no room.
+    blocked: Cell<bool>,
+}
+
+impl Outflow {
+    /// `below` counts what the socket takes, if that is not the stream itself.
+    pub(super) fn new(below: Option<Taken>) -> Self {
+        Self { below, ..Self::default() }
+    }
+
+    /// Whether the peer is slow rather than silent: it has taken something since `before`, and more waits
+    /// for it. `before` is brought up to date.
+    pub(super) fn advances(&self, before: &mut u64) -> bool {
+        let taken = self.taken();
+        std::mem::replace(before, taken) != taken && self.blocked.get()
+    }
+
+    /// Bytes that the peer has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.below.as_ref().map_or(self.written.get(), Taken::get)
+    }
+}
+
 /// A byte stream with some bytes ahead of it.
 pub(super) struct Wire<I> {
     io: I,
     ahead: Bytes,
     received: Rc<Cell<u64>>,
+    outflow: Rc<Outflow>,
 }
 
 impl<I> Wire<I> {
     /// `ahead` is read first. `received` counts the bytes that come after.
-    pub(super) fn new(io: I, ahead: Bytes, received: Rc<Cell<u64>>) -> Self {
-        Self { io, ahead, received }
+    pub(super) fn new(io: I, ahead: Bytes, received: Rc<Cell<u64>>, outflow: Rc<Outflow>) -> Self {
+        Self { io, ahead, received, outflow }
+    }
+
+    fn count(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.outflow.blocked.set(polled.is_pending());
+        if let Poll::Ready(Ok(n)) = polled {
+            self.outflow.written.set(self.outflow.written.get() + n as u64);
+        }
+        polled
     }
 }
 
@@ -46,11 +86,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Wire<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.count(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.outflow.blocked.set(polled.is_pending());
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -62,7 +105,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Wire<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.count(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
