@@ -1,9 +1,10 @@
 //! Which listeners may share a port, and who yields (Gateway `listeners`, "Distinct Listeners").
 //!
-//! Objects enter by precedence: Gateways by age, each followed by its ListenerSets by age. A listener that
-//! is in the way of one that entered before yields to it. Listeners of one object that are in each other's
-//! way all yield ("MUST NOT pick one conflicting Listener as the winner"). Listeners that yielded hold nothing:
-//! what is not served keeps nobody else from serving.
+//! Objects enter by precedence: Gateways by age, then all ListenerSets, by their Gateway's age and then their
+//! own, so that a set takes nothing away from a Gateway, be it another's. A listener that is in the way of one
+//! that entered before yields to it. Listeners of one object that are in each other's way all yield ("MUST NOT
+//! pick one conflicting Listener as the winner"). Listeners that yielded hold nothing: what is not served keeps
+//! nobody else from serving.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -156,6 +156,8 @@ pub(crate) fn survey(
     let mut contest = contest::Contest::default();
     for node in survey.gateways.iter_mut().filter(|node| node.refused.is_none()) {
         contest.enter(&node.addresses, &mut node.listeners);
+    }
+    for node in survey.gateways.iter_mut().filter(|node| node.refused.is_none()) {
         for set in node.sets.iter_mut().filter(|set| set.refused.is_none()) {
             contest.enter(&node.addresses, &mut set.listeners);
         }
