@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures Portway with many HTTPRoutes in files: start, memory, and one changed route.
 
-  scale.py [--routes 10000] [--per-file 1] [--changes 20]
+  scale.py [--routes 10000] [--per-file 1] [--changes 20] [--rich]
 
 Prints the time from exec to the first 200 of the last route, the memory once it serves (PSS), and for each
 of some edits of one route the time from the file's replacement to the first answer of the new route.
@@ -20,6 +20,7 @@ from benchkit.peers import PORTWAY_BIN
 from benchkit.process import Process, wait_until
 
 PORT = FIRST_PORT + 900
+RICH = '--rich' in sys.argv  # a second match with a header, and a filter, in each route
 HEAD = f'''apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {{name: portway}}
@@ -52,6 +53,22 @@ endpoints:
 '''
 
 
+def rich(number):
+    return f'''    - path:
+        type: Exact
+        value: /exact
+      headers:
+      - name: x-version
+        value: two
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier:
+        set:
+        - name: x-route
+          value: "{number}"
+'''
+
+
 def route(number, path='/'):
     return f'''apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -68,19 +85,7 @@ spec:
     - path:
         type: PathPrefix
         value: {path}
-    - path:
-        type: Exact
-        value: /exact
-      headers:
-      - name: x-version
-        value: two
-    filters:
-    - type: RequestHeaderModifier
-      requestHeaderModifier:
-        set:
-        - name: x-route
-          value: "{number}"
-    backendRefs:
+{rich(number) if RICH else ''}    backendRefs:
     - name: web
       port: 80
 '''
@@ -125,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--routes', type=int, default=10_000)
     parser.add_argument('--per-file', type=int, default=1, help='routes in each file; changes need 1')
+    parser.add_argument('--rich', action='store_true', help='two matches and a filter in each route')
     parser.add_argument('--changes', type=int, default=20)
     args = parser.parse_args()
     RUN.mkdir(parents=True, exist_ok=True)
