@@ -20,7 +20,6 @@ from benchkit.peers import PORTWAY_BIN
 from benchkit.process import Process, wait_until
 
 PORT = FIRST_PORT + 900
-RICH = '--rich' in sys.argv  # a second match with a header, and a filter, in each route
 HEAD = f'''apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {{name: portway}}
@@ -53,7 +52,8 @@ endpoints:
 '''
 
 
-def rich(number):
+def extras(number):
+    """A second match with a header, and a filter."""
     return f'''    - path:
         type: Exact
         value: /exact
@@ -69,7 +69,7 @@ def rich(number):
 '''
 
 
-def route(number, path='/'):
+def route(number, rich, path='/'):
     return f'''apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata:
@@ -85,7 +85,7 @@ spec:
     - path:
         type: PathPrefix
         value: {path}
-{rich(number) if RICH else ''}    backendRefs:
+{extras(number) if rich else ''}    backendRefs:
     - name: web
       port: 80
 '''
@@ -108,14 +108,14 @@ def write(folder, args):
     (folder / 'gateway.yaml').write_text(HEAD)
     for first in range(0, args.routes, args.per_file):
         numbers = range(first, min(first + args.per_file, args.routes))
-        (folder / 'routes' / f'route-{first}.yaml').write_text('---\n'.join(route(n) for n in numbers))
+        (folder / 'routes' / f'route-{first}.yaml').write_text('---\n'.join(route(n, args.rich) for n in numbers))
 
 
-def change(folder, host, number, path, before, probe, after):
+def change(folder, host, number, rich, path, before, probe, after):
     """Replaces the route's file by renaming a new one over it; returns the ms until `probe`, which was
     answered with `before`, is answered with `after`."""
     new = folder.parent / 'changed.yaml'
-    new.write_text(route(number, path))
+    new.write_text(route(number, rich, path))
     if status(host, probe) != before:
         sys.exit(f'{host}{probe} is not {before} before the change')
     os.replace(new, folder / 'routes' / f'route-{number}.yaml')
@@ -150,8 +150,8 @@ def main():
             if args.per_file == 1 and args.changes:
                 number = args.routes // 2
                 host = f'h{number}.scale.test'
-                change(folder, host, number, '/changed', 200, '/', 404)
-                times = [change(folder, host, number, f'/changed-{n}', 404, f'/changed-{n}', 200)
+                change(folder, host, number, args.rich, '/changed', 200, '/', 404)
+                times = [change(folder, host, number, args.rich, f'/changed-{n}', 404, f'/changed-{n}', 200)
                          for n in range(args.changes)]
                 print(f'one changed route effective, ms: median {statistics.median(times):.1f}, '
                       f'worst {max(times):.1f} of {len(times)}')
