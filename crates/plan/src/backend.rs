@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ObjectRef;
+use crate::{CertificateKey, ObjectRef, Session, SubjectName, TrustKey};
 
 /// Names a backend: an object and, for Services, one of its ports. As text: `Service store/cart:8080`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,45 @@ pub struct Backend {
     pub key: BackendKey,
     /// What it speaks.
     pub protocol: BackendProtocol,
+    /// TLS towards it (BackendTLSPolicy, XBackend `tls`); `None` for plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<BackendTls>>,
+    /// Session persistence for all that is sent to it (XBackend); that of a rule comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<Session>>,
+}
+
+impl Backend {
+    /// A backend in plain text, without sessions.
+    #[must_use]
+    pub fn new(key: BackendKey, protocol: BackendProtocol) -> Self {
+        Self { key, protocol, tls: None, session: None }
+    }
+}
+
+/// How TLS is spoken to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTls {
+    /// The server name that is asked for, and that the certificate must have unless `names` says otherwise.
+    pub server_name: Arc<str>,
+    /// If not empty, the certificate must have one of these, and `server_name` is for SNI only.
+    pub names: Vec<SubjectName>,
+    /// Who may have signed the certificate.
+    pub trust: TrustAnchors,
+    /// The certificate that is shown to the backend; before that of the listener
+    /// ([`crate::Listener::client_certificate`]).
+    pub client_certificate: Option<CertificateKey>,
+}
+
+/// Who may have signed a backend's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TrustAnchors {
+    /// The system's certificate authorities (`wellKnownCACertificates: System`).
+    System,
+    /// These, all together.
+    Of(Vec<TrustKey>),
 }
 
 /// What a backend speaks: a Service port's `appProtocol` (GEP-1911).

@@ -21,6 +21,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// CORS (GEP-1767).
     Cors(Cors),
+    /// ExternalAuth (GEP-1494): another service decides whether the request may pass.
+    ExternalAuth(ExternalAuth),
     /// A filter that could not be translated; every request that meets it is answered with 500, as the spec
     /// demands of filters that cannot be honoured.
     Broken {
@@ -143,5 +145,35 @@ pub enum CorsOrigin {
         host: HostPattern,
         /// `None` where the scheme's own port is meant.
         port: Option<u16>,
+    },
+}
+
+/// Asks another service whether a request may pass (HTTPExternalAuthFilter, GEP-1494).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalAuth {
+    /// Whom to ask. An invalid target refuses every request (500).
+    pub target: Target,
+    /// How to ask.
+    pub protocol: AuthProtocol,
+    /// The headers of the request that are told, lower case; `None`: those of the protocol's default (gRPC:
+    /// all; HTTP: the few that it always tells).
+    pub request_headers: Option<Vec<Arc<str>>>,
+    /// How many bytes of the body are sent along; 0 for none. A longer body is refused with 413.
+    pub body_limit: u32,
+}
+
+/// How an authorization service is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AuthProtocol {
+    /// Envoy's `ext_authz` over gRPC (`envoy.service.auth.v3.Authorization/Check`).
+    Grpc,
+    /// A plain HTTP request; 200 lets pass, any other answer goes to the client.
+    Http {
+        /// Prefixed to the path of the request.
+        path: Arc<str>,
+        /// The headers of a 200 that are added to the request, lower case.
+        response_headers: Vec<Arc<str>>,
     },
 }

@@ -5,10 +5,13 @@
 //! a [`HostPattern`] is lower case and valid, a [`Regex`] compiles, a weight is not negative.
 //!
 //! ```text
-//! Plan ─┬─ ports: Port (what to bind) ── listeners: Listener ── hosts: Host ── entries: Entry ── rule: Rule
-//!       ├─ backends: Backend (how to speak to a Service port)          filters, shares ──► BackendKey
+//! Plan ─┬─ ports: Port (what to bind) ── listeners: Listener ─┬ hosts: Host ── entries: Entry ── rule: Rule
+//!       │                                                     └ forwards: Forward ── rule: ForwardRule
+//!       │                                                              filters, shares ──► BackendKey
+//!       ├─ backends: Backend (how to speak to a Service port)
 //!       ├─ endpoints: Endpoints (where it is; swapped apart from routes)
-//!       └─ certificates: Certificate (the only place that holds keys)
+//!       ├─ certificates: Certificate (the only place that holds keys)
+//!       └─ trust: Trust (the authorities that clients and backends are checked against)
 //! ```
 //!
 //! The plan is sharded: ports, listeners, hosts, backends, endpoints and certificates each sit behind an
@@ -20,30 +23,38 @@
 mod backend;
 mod certificate;
 mod filter;
+mod forward;
 mod listener;
 mod pattern;
 mod rule;
+mod session;
 mod shards;
 mod source;
+mod trust;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use backend::{
-    Backend, BackendKey, BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints,
+    Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointAddress, EndpointState, Endpoints,
+    TrustAnchors,
 };
 pub use certificate::{Certificate, CertificateKey, PrivateKey};
 pub use filter::{
-    Cors, CorsOrigin, Filter, HeaderEdit, HeaderPair, Mirror, PathRewrite, Redirect, RedirectPort, Rewrite,
+    AuthProtocol, Cors, CorsOrigin, ExternalAuth, Filter, HeaderEdit, HeaderPair, Mirror, PathRewrite,
+    Redirect, RedirectPort, Rewrite,
 };
-pub use listener::{Host, Listener, ListenerProtocol, Port, TlsTermination, Transport};
+pub use forward::{Forward, ForwardKind, ForwardRule};
+pub use listener::{ClientValidation, Host, Listener, ListenerProtocol, Port, TlsTermination, Transport};
 pub use pattern::{HostPattern, InvalidPattern, Regex, StringMatch};
 pub use rule::{
     Entry, HeaderMatch, NoBackend, PathMatch, QueryMatch, Retry, Rule, RuleKind, Share, Target, Timeouts,
 };
+pub use session::{Session, SessionCarrier};
 pub use shards::Shards;
 pub use source::{ObjectRef, Source};
+pub use trust::{SubjectName, Trust, TrustKey};
 
 /// Everything one proxy serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,4 +67,7 @@ pub struct Plan {
     pub endpoints: Shards<BackendKey, Arc<Endpoints>>,
     /// The certificates that listeners name.
     pub certificates: Shards<CertificateKey, Arc<Certificate>>,
+    /// The certificate authorities that listeners and backends name.
+    #[serde(default, skip_serializing_if = "Shards::is_empty")]
+    pub trust: Shards<TrustKey, Arc<Trust>>,
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CertificateKey, Entry, HostPattern, Source};
+use crate::{CertificateKey, Entry, Filter, Forward, HostPattern, Source, TrustKey};
 
 /// The transport protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,6 +39,14 @@ pub enum ListenerProtocol {
     Http,
     /// HTTP/1.1 and HTTP/2 over TLS that ends here.
     Https(TlsTermination),
+    /// Bytes over TLS that ends here.
+    Tls(TlsTermination),
+    /// TLS that goes through: the server name in the ClientHello chooses the backend.
+    TlsPassthrough,
+    /// Bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 /// How TLS ends at a listener.
@@ -48,6 +56,29 @@ pub struct TlsTermination {
     /// In the listener's order. The first that fits the client (server name, signature algorithm) is used.
     /// Never empty.
     pub certificates: Vec<CertificateKey>,
+    /// How certificates of clients are checked (GEP-91); `None`: none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientValidation>,
+}
+
+impl TlsTermination {
+    /// With these certificates, and without asking clients for theirs.
+    #[must_use]
+    pub fn new(certificates: Vec<CertificateKey>) -> Self {
+        Self { certificates, client: None }
+    }
+}
+
+/// How certificates of clients are checked (Gateway `tls.frontend`, GEP-91).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientValidation {
+    /// Who may have signed them. Empty if none of the references can be followed: then no certificate is
+    /// valid.
+    pub trust: Vec<TrustKey>,
+    /// A client without a certificate, or with one that is not valid, is served all the same
+    /// (`AllowInsecureFallback`).
+    pub optional: bool,
 }
 
 /// A listener of a Gateway or ListenerSet that is accepted and programmed.
@@ -66,6 +97,17 @@ pub struct Listener {
     /// A request is tried on every host whose pattern matches, in this order, until an entry matches
     /// (HTTPRoute `hostnames`: precedence goes to the more specific hostname; it does not hide the others).
     pub hosts: Vec<Arc<Host>>,
+    /// For TLS, TCP and UDP: where connections go, ordered like `hosts`; the first that matches the server
+    /// name. Empty for HTTP and HTTPS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
+    /// Applied to every request before it is matched (GEP-1494, Gateway `listeners[].filters`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+    /// The certificate that is shown to backends with TLS (Gateway `tls.backend.clientCertificateRef`,
+    /// GEP-3155).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<CertificateKey>,
 }
 
 /// The rules for one hostname pattern on one listener.

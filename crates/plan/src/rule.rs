@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendKey, Filter, HostPattern, Regex, Source, StringMatch};
+use crate::{BackendKey, Filter, HostPattern, Regex, Session, Source, StringMatch};
 
 /// One match of one rule. A rule with several matches has several entries, which share the rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,9 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When to try again.
     pub retry: Option<Retry>,
+    /// Session persistence among all endpoints of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<Session>>,
 }
 
 /// A weighted part of a rule's requests.

@@ -210,7 +210,7 @@ fn port_of<'a>(resources: &'a Resources, key: &BackendKey) -> Option<(&'a Servic
 /// How to speak to a backend that a route resolved.
 pub(crate) fn describe(resources: &Resources, key: &BackendKey) -> Backend {
     let app = port_of(resources, key).and_then(|(_, port)| port.app_protocol.as_deref()).unwrap_or_default();
-    Backend { key: key.clone(), protocol: protocol(app).unwrap_or_default() }
+    Backend::new(key.clone(), protocol(app).unwrap_or_default())
 }
 
 /// Where a backend is: its Service's EndpointSlices, or the name that an ExternalName Service stands for.

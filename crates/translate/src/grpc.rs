@@ -69,8 +69,8 @@ fn rule(
         })
     });
     let backends = backends.collect::<Result<_, InvalidRule>>()?;
-    let rule =
-        Rule { source, kind: RuleKind::Grpc, filters, backends, timeouts: Timeouts::default(), retry: None };
+    let timeouts = Timeouts::default();
+    let rule = Rule { source, kind: RuleKind::Grpc, filters, backends, timeouts, retry: None, session: None };
     Ok((rule, matches))
 }
 

@@ -82,7 +82,7 @@ fn rule(
     let backends = backends.collect::<Result<_, InvalidRule>>()?;
     let timeouts = spec.timeouts.as_ref().map_or(Ok(Timeouts::default()), |spec| timeouts(spec, path))?;
     let retry = spec.retry.as_ref().map(|spec| retry(spec, path)).transpose()?;
-    let rule = Rule { source, kind: RuleKind::Http, filters, backends, timeouts, retry };
+    let rule = Rule { source, kind: RuleKind::Http, filters, backends, timeouts, retry, session: None };
     Ok((rule, matches))
 }
 

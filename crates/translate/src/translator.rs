@@ -316,9 +316,7 @@ impl Translator {
 
     fn listener(&self, node: &ListenerNode) -> Listener {
         let protocol = match node.protocol {
-            Some(Protocol::Https) => {
-                ListenerProtocol::Https(TlsTermination { certificates: node.certificates.clone() })
-            }
+            Some(Protocol::Https) => ListenerProtocol::Https(TlsTermination::new(node.certificates.clone())),
             _ => ListenerProtocol::Http,
         };
         Listener {
@@ -326,6 +324,9 @@ impl Translator {
             hostname: node.hostname.clone(),
             protocol,
             hosts: self.places.hosts(&node.id),
+            forwards: Vec::new(),
+            filters: Vec::new(),
+            client_certificate: None,
         }
     }
 

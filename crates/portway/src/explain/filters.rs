@@ -51,6 +51,12 @@ pub(super) fn filter(filter: &Filter) -> String {
                 .collect();
             format!("CORS: origins {}", origins.join(", "))
         }
+        Filter::ExternalAuth(auth) => match &auth.target {
+            Target::Backend(key) => format!("asks {key} whether the request may pass"),
+            Target::Invalid(no) => {
+                format!("cannot ask whether the request may pass, answers 500: {}", no.message)
+            }
+        },
         Filter::Broken { message } => format!("cannot be honoured, answers 500: {message}"),
     }
 }

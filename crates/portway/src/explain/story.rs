@@ -344,6 +344,9 @@ impl Telling<'_, '_> {
             protocol: match listener.protocol {
                 ListenerProtocol::Http => "HTTP",
                 ListenerProtocol::Https(_) => "HTTPS",
+                ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => "TLS",
+                ListenerProtocol::Tcp => "TCP",
+                ListenerProtocol::Udp => "UDP",
             },
             hostname: listener.hostname.to_string(),
             why,

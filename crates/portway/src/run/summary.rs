@@ -92,6 +92,9 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
     let protocol = match listener.protocol {
         ListenerProtocol::Http => "HTTP",
         ListenerProtocol::Https(_) => "HTTPS",
+        ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => "TLS",
+        ListenerProtocol::Tcp => "TCP",
+        ListenerProtocol::Udp => "UDP",
     };
     let name = listener.source.section.as_deref().unwrap_or("?");
     let _ = writeln!(out, "  {} {protocol} {at} {}", style.bold(name), style.dim(&listener.hostname));

@@ -360,7 +360,7 @@ mod tests {
         let key = BackendKey { object, port: 80 };
         let address = EndpointAddress::Ip([127, 0, 0, 1].into());
         let list = vec![Endpoint { address, port: 1, state: EndpointState::Active, zone: None }];
-        let backend = portway_plan::Backend { key: key.clone(), protocol: BackendProtocol::Unspecified };
+        let backend = portway_plan::Backend::new(key.clone(), BackendProtocol::Unspecified);
         let mut plan = Plan::default();
         plan.backends.insert(key.clone(), Arc::new(backend));
         plan.endpoints.insert(key.clone(), Arc::new(Endpoints { list }));

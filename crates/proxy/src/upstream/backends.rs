@@ -103,7 +103,7 @@ mod tests {
     fn plan(backends: &[(&str, EndpointAddress)]) -> Plan {
         let mut plan = Plan::default();
         for (name, address) in backends {
-            let planned = portway_plan::Backend { key: key(name), protocol: BackendProtocol::Unspecified };
+            let planned = portway_plan::Backend::new(key(name), BackendProtocol::Unspecified);
             plan.backends.insert(key(name), Arc::new(planned));
             let list = vec![Endpoint {
                 address: address.clone(),

@@ -93,6 +93,7 @@ impl Setup {
             backends: self.shares.iter().map(share).collect(),
             timeouts: self.timeouts.clone(),
             retry: self.retry.clone(),
+            session: None,
         };
         let entry = Entry {
             path: PathMatch::Prefix("".into()),
@@ -109,12 +110,15 @@ impl Setup {
             hostname: HostPattern::Any,
             protocol: ListenerProtocol::Http,
             hosts: vec![Arc::new(host)],
+            forwards: Vec::new(),
+            filters: Vec::new(),
+            client_certificate: None,
         };
         let port =
             Port { address: None, port: 80, transport: Transport::Tcp, listeners: vec![Arc::new(listener)] };
         let mut plan = Plan { ports: vec![Arc::new(port)], ..Plan::default() };
         for (name, protocol, addresses) in &self.backends {
-            plan.backends.insert(key(name), Arc::new(Backend { key: key(name), protocol: *protocol }));
+            plan.backends.insert(key(name), Arc::new(Backend::new(key(name), *protocol)));
             let mut list: Vec<_> = addresses
                 .iter()
                 .map(|(address, state)| Endpoint {

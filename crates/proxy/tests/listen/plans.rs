@@ -46,6 +46,7 @@ pub(crate) fn listener(name: &str, hostname: &str, to: &str, certificates: &[&st
         }],
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     });
     let entry = Entry {
         path: PathMatch::Prefix("".into()),
@@ -63,8 +64,11 @@ pub(crate) fn listener(name: &str, hostname: &str, to: &str, certificates: &[&st
         hostname,
         protocol: match certificates.is_empty() {
             true => ListenerProtocol::Http,
-            false => ListenerProtocol::Https(TlsTermination { certificates }),
+            false => ListenerProtocol::Https(TlsTermination::new(certificates)),
         },
+        forwards: Vec::new(),
+        filters: Vec::new(),
+        client_certificate: None,
     })
 }
 
@@ -83,7 +87,7 @@ pub(crate) fn plan(ports: &[Arc<Port>], backends: &[(&str, SocketAddr)]) -> Plan
     let mut plan = Plan { ports: ports.to_vec(), ..Plan::default() };
     for (name, address) in backends {
         let key = backend_key(name);
-        let backend = Backend { key: key.clone(), protocol: BackendProtocol::Unspecified };
+        let backend = Backend::new(key.clone(), BackendProtocol::Unspecified);
         let endpoint = Endpoint {
             address: EndpointAddress::Ip(address.ip()),
             port: address.port(),

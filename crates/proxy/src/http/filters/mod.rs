@@ -92,7 +92,7 @@ impl Filters {
                         Filter::Mirror(mirror::Mirror::compile(mirror, backend.clone()).into())
                     }
                     plan::Filter::Cors(cors) => Filter::Cors(cors::Cors::compile(cors).into()),
-                    plan::Filter::Broken { .. } => Filter::Broken,
+                    plan::Filter::ExternalAuth(_) | plan::Filter::Broken { .. } => Filter::Broken,
                 })
             })
             .collect();
@@ -204,7 +204,7 @@ pub(crate) mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut plan = Plan::default();
         for name in names {
-            let backend = PlanBackend { key: key(name), protocol: BackendProtocol::Unspecified };
+            let backend = PlanBackend::new(key(name), BackendProtocol::Unspecified);
             plan.backends.insert(key(name), Arc::new(backend));
         }
         Backends::new(runtime.handle().clone(), Arc::new(crate::observe::Metrics::new(1))).sync(&plan)

@@ -38,6 +38,7 @@ fn rule(route: &str, weights: &[u32]) -> Arc<Rule> {
         backends: weights.iter().map(share).collect(),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     })
 }
 
@@ -88,11 +89,14 @@ fn listener(hostname: &str, tls: bool, hosts: Vec<Arc<Host>>) -> Arc<Listener> {
         source: source("Gateway", "gateway", hostname),
         hostname: HostPattern::parse(hostname).expect("a pattern"),
         protocol: if tls {
-            ListenerProtocol::Https(TlsTermination { certificates })
+            ListenerProtocol::Https(TlsTermination::new(certificates))
         } else {
             ListenerProtocol::Http
         },
         hosts,
+        forwards: Vec::new(),
+        filters: Vec::new(),
+        client_certificate: None,
     })
 }
 

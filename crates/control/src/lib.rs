@@ -1,0 +1,2 @@
+//! Side effects in a Kubernetes cluster: watches, statuses, the lease, and the proxies of each Gateway.
+#![forbid(unsafe_code)]
