@@ -22,7 +22,8 @@ mod names;
 mod schema;
 
 const MODULE: &str = "sigs.k8s.io/gateway-api";
-const VERSION: &str = "v1.7.0";
+/// The version of the Gateway API that Portway is made for.
+pub(crate) const VERSION: &str = "v1.7.0";
 /// The module's content hash, as Go's checksum database has it.
 const SUM: &str = "h1:duVnm7nO6oXfMMUWfcDoBph47CYR/ME3NGxccOVglaY=";
 const CHANNELS: [&str; 2] = ["experimental", "standard"];
@@ -88,7 +89,7 @@ fn stale(api: &Path, generated: &BTreeMap<PathBuf, String>) -> anyhow::Result<Ve
 
 /// Everything that the generator writes, by path within `crates/api`.
 fn generate() -> anyhow::Result<BTreeMap<PathBuf, String>> {
-    let module = fetch()?;
+    let module = fetch(VERSION)?;
     let mut files = BTreeMap::new();
     let mut embedded = Vec::new();
     let mut types = schema::Types::default();
@@ -133,17 +134,25 @@ fn read_crds(name: &str, text: &str, types: &mut schema::Types) -> anyhow::Resul
     Ok(())
 }
 
-/// The folder of the Go module, fetched into Go's module cache and checked against [`SUM`].
-fn fetch() -> anyhow::Result<PathBuf> {
+/// The folder with the CRDs of one channel, of any published version of the Gateway API.
+pub(crate) fn folder(version: &str, channel: &str) -> anyhow::Result<PathBuf> {
+    if version == VERSION {
+        return Ok(api_crate()?.join("crds").join(channel));
+    }
+    Ok(fetch(version)?.join("config/crd").join(channel))
+}
+
+/// The folder of the Go module, fetched into Go's module cache; [`VERSION`] is checked against [`SUM`].
+fn fetch(version: &str) -> anyhow::Result<PathBuf> {
     let scratch = std::env::temp_dir().join(format!("portway-xtask-crds-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     fs::write(scratch.join("go.mod"), "module scratch\n\ngo 1.24\n")?;
-    let found = fetch_in(&scratch);
+    let found = fetch_in(&scratch, version);
     fs::remove_dir_all(&scratch)?;
     found
 }
 
-fn fetch_in(scratch: &Path) -> anyhow::Result<PathBuf> {
+fn fetch_in(scratch: &Path, version: &str) -> anyhow::Result<PathBuf> {
     let go = |args: &[&str]| -> anyhow::Result<String> {
         let output = Command::new("go").args(args).current_dir(scratch).env("GOFLAGS", "-mod=mod").output();
         let output = output.context("running `go`: Go fetches the Gateway API's module")?;
@@ -156,16 +165,16 @@ fn fetch_in(scratch: &Path) -> anyhow::Result<PathBuf> {
         Ok(String::from_utf8(output.stdout)?)
     };
     let download: Value =
-        serde_json::from_str(&go(&["mod", "download", "-json", &format!("{MODULE}@{VERSION}")])?)?;
-    if download["Sum"] != SUM {
-        bail!("{MODULE}@{VERSION} is not what it was: {download}");
+        serde_json::from_str(&go(&["mod", "download", "-json", &format!("{MODULE}@{version}")])?)?;
+    if version == VERSION && download["Sum"] != SUM {
+        bail!("{MODULE}@{version} is not what it was: {download}");
     }
     // A Go older than the module's `go` line downloads and unpacks it all the same, but reports no folder.
     let folder = match download["Dir"].as_str() {
         Some(folder) => PathBuf::from(folder),
-        None => Path::new(go(&["env", "GOMODCACHE"])?.trim()).join(format!("{MODULE}@{VERSION}")),
+        None => Path::new(go(&["env", "GOMODCACHE"])?.trim()).join(format!("{MODULE}@{version}")),
     };
-    ensure!(folder.is_dir(), "{MODULE}@{VERSION} was not unpacked: {download}");
+    ensure!(folder.is_dir(), "{MODULE}@{version} was not unpacked: {download}");
     Ok(folder)
 }
 
