@@ -4,20 +4,35 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{CertificateKey, ObjectRef, Session, SubjectName, TrustKey};
+use crate::{CertificateKey, ObjectRef, Session, SubjectName, Transport, TrustKey};
 
-/// Names a backend: an object and, for Services, one of its ports. As text: `Service store/cart:8080`.
+/// Names a backend: an object and, for Services, one of its ports. As text: `Service store/cart:8080`, and
+/// `Service store/names:53/UDP` for a UDP port, which a Service may have beside the TCP port of that number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendKey {
     /// The object, such as `Service store/cart`.
     pub object: ObjectRef,
     /// The Service's port; 0 for kinds without ports.
     pub port: u16,
+    /// Which of the two ports of that number.
+    pub transport: Transport,
+}
+
+impl BackendKey {
+    /// A TCP port of an object.
+    #[must_use]
+    pub fn tcp(object: ObjectRef, port: u16) -> Self {
+        Self { object, port, transport: Transport::Tcp }
+    }
 }
 
 impl fmt::Display for BackendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.object, self.port)
+        write!(f, "{}:{}", self.object, self.port)?;
+        match self.transport {
+            Transport::Tcp => Ok(()),
+            Transport::Udp => f.write_str("/UDP"),
+        }
     }
 }
 
@@ -32,11 +47,16 @@ impl<'de> Deserialize<'de> for BackendKey {
         let text = String::deserialize(deserializer)?;
         let parse = || {
             let (object, port) = text.rsplit_once(':')?;
+            let (port, transport) = match port.strip_suffix("/UDP") {
+                Some(port) => (port, Transport::Udp),
+                None => (port, Transport::Tcp),
+            };
             let (kind, key) = object.split_once(' ')?;
             let (namespace, name) = key.split_once('/').unwrap_or(("", key));
             Some(Self {
                 object: ObjectRef { kind: kind.into(), namespace: namespace.into(), name: name.into() },
                 port: port.parse().ok()?,
+                transport,
             })
         };
         parse().ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no backend key")))
@@ -145,4 +165,20 @@ pub enum EndpointState {
     Active,
     /// Serving and terminating: takes requests only when none is active.
     Terminating,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_reads_back_what_it_says() {
+        let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "b".into() };
+        let tcp = BackendKey::tcp(object, 53);
+        let udp = BackendKey { transport: Transport::Udp, ..tcp.clone() };
+        for (key, text) in [(tcp, r#""Service a/b:53""#), (udp, r#""Service a/b:53/UDP""#)] {
+            assert_eq!(serde_json::to_string(&key).unwrap(), text);
+            assert_eq!(serde_json::from_str::<BackendKey>(text).unwrap(), key);
+        }
+    }
 }

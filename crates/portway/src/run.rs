@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use portway_api::diagnostic::Diagnostic;
-use portway_plan::{Plan, Source};
+use portway_plan::{Plan, Source, Transport};
+use portway_proxy::snapshot::PortKey;
 use portway_proxy::{
     AccessLog, AccessLogFormat, AccessLogTarget, Applied, AppliedPort, BindMode, DrainTimes, Options, Proxy,
     StartError, StatusSource, Tracing,
@@ -313,7 +314,12 @@ impl Serving {
         let before = self.obstacles.ports.clone();
         self.apply();
         let bound = before.keys().filter(|key| !self.obstacles.ports.contains_key(key));
-        bound.map(|(_, port)| format!("{} port {port} is bound now\n", style.good("✓"))).collect()
+        bound
+            .map(|(_, port, transport)| {
+                let port = summary::numbered(*port, *transport);
+                format!("{} port {port} is bound now\n", style.good("✓"))
+            })
+            .collect()
     }
 }
 
@@ -321,14 +327,17 @@ impl Serving {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Obstacles {
     /// Ports that could not be bound, and why.
-    ports: BTreeMap<(Option<IpAddr>, u16), String>,
+    ports: BTreeMap<(Option<IpAddr>, u16, Transport), String>,
     /// Listeners that do not serve although their port is bound, and why.
     listeners: BTreeMap<Source, String>,
 }
 
 impl Obstacles {
     fn of(applied: &Applied) -> Self {
-        let port = |port: &AppliedPort| Some(((port.key.address, port.key.port), port.bound.clone().err()?));
+        let port = |port: &AppliedPort| {
+            let PortKey { address, port: number, transport } = port.key;
+            Some(((address, number, transport), port.bound.clone().err()?))
+        };
         let silent = applied.failed.iter().filter(|failed| !failed.serves);
         Self {
             ports: applied.ports.iter().filter_map(port).collect(),

@@ -11,7 +11,7 @@ use portway_api::gateway::{
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
     Backend, BackendKey, BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints, HostPattern,
-    NoBackend, ObjectRef, Target,
+    NoBackend, ObjectRef, Target, Transport,
 };
 use portway_store::Resources;
 
@@ -123,7 +123,11 @@ impl<'a> Resolver<'a> {
         let Some(service) = resources.get::<Service>(namespace, name) else {
             return Err(("BackendNotFound", format!("there is no Service {namespace}/{name}")));
         };
-        let Some(port) = service.spec.ports.iter().find(|port| port.port == i32::from(number)) else {
+        let transport = if self.route.kind == KindId::UDPRoute { Transport::Udp } else { Transport::Tcp };
+        let mut numbered = service.spec.ports.iter().filter(|port| port.port == i32::from(number)).peekable();
+        let first = numbered.peek().copied();
+        // A Service may have a TCP and a UDP port of one number.
+        let Some(port) = numbered.find(|port| port_transport(port) == Some(transport)).or(first) else {
             let known: Vec<_> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
             return Err((
                 "BackendNotFound",
@@ -133,22 +137,30 @@ impl<'a> Resolver<'a> {
                 ),
             ));
         };
-        self.speakable(port, namespace, name).map_err(|message| ("UnsupportedProtocol", message))?;
-        Ok(BackendKey {
-            object: ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() },
-            port: number,
-        })
+        self.speakable(port, transport, namespace, name)
+            .map_err(|message| ("UnsupportedProtocol", message))?;
+        let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
+        Ok(BackendKey { object, port: number, transport })
     }
 
     /// Whether this route can send its traffic to the port.
-    fn speakable(&self, port: &ServicePort, namespace: &str, name: &str) -> Result<(), String> {
+    fn speakable(
+        &self,
+        port: &ServicePort,
+        transport: Transport,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), String> {
         let number = port.port;
-        let transport = if self.route.kind == KindId::UDPRoute { "UDP" } else { "TCP" };
-        let spoken = port.protocol.as_deref().unwrap_or("TCP");
-        if spoken != transport {
+        if port_transport(port) != Some(transport) {
             return Err(format!(
-                "port {number} of Service {namespace}/{name} is a {spoken} port, and {}s need {transport}",
-                self.route.kind
+                "port {number} of Service {namespace}/{name} is a {} port, and {}s need {}",
+                port.protocol.as_deref().unwrap_or("TCP"),
+                self.route.kind,
+                match transport {
+                    Transport::Tcp => "TCP",
+                    Transport::Udp => "UDP",
+                }
             ));
         }
         if !matches!(self.route.kind, KindId::HTTPRoute | KindId::GRPCRoute) {
@@ -201,9 +213,20 @@ fn protocol(app: &str) -> Option<BackendProtocol> {
     }
 }
 
+/// `None` for SCTP.
+fn port_transport(port: &ServicePort) -> Option<Transport> {
+    match port.protocol.as_deref().unwrap_or("TCP") {
+        "TCP" => Some(Transport::Tcp),
+        "UDP" => Some(Transport::Udp),
+        _ => None,
+    }
+}
+
 fn port_of<'a>(resources: &'a Resources, key: &BackendKey) -> Option<(&'a Service, &'a ServicePort)> {
     let service = resources.get::<Service>(&key.object.namespace, &key.object.name)?;
-    let port = service.spec.ports.iter().find(|port| port.port == i32::from(key.port))?;
+    let fits =
+        |port: &&ServicePort| port.port == i32::from(key.port) && port_transport(port) == Some(key.transport);
+    let port = service.spec.ports.iter().find(fits)?;
     Some((service, port))
 }
 

@@ -42,7 +42,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::object::Time;
-use portway_plan::{Plan, Source};
+use portway_plan::{Plan, Source, Transport};
 use portway_store::{Changes, Resources};
 
 pub use problem::{Problem, Problems};
@@ -65,7 +65,7 @@ pub struct Options {
     /// if they are not known: then any is taken to be usable.
     pub local_addresses: Option<BTreeSet<IpAddr>>,
     /// Ports of the plan that could not be opened, and why; statuses say so.
-    pub unavailable: BTreeMap<(Option<IpAddr>, u16), String>,
+    pub unavailable: BTreeMap<(Option<IpAddr>, u16, Transport), String>,
     /// Listeners of the plan that do not serve although their port is open, and why; statuses say so.
     pub failed: BTreeMap<Source, String>,
 }

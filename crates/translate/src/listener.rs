@@ -7,7 +7,7 @@ use portway_api::gateway::{
     FromNamespaces, FrontendTLSConfig, LabelSelector, Listener, ListenerStatus, RouteGroupKind, TLSModeType,
 };
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{CertificateKey, HostPattern, ObjectRef, Source};
+use portway_plan::{CertificateKey, HostPattern, ObjectRef, Source, Transport};
 
 use crate::condition::{
     self, CONFLICTED, Finding, OVERLAPPING_TLS, PROGRAMMED, RESOLVED_REFS, Verdict, no, yes,
@@ -147,6 +147,14 @@ impl ListenerNode {
     /// Whether the plan has it.
     pub(crate) fn is_planned(&self) -> bool {
         self.is_valid() && matches!(self.protocol, Some(Protocol::Http | Protocol::Https))
+    }
+
+    /// Which kind of socket it needs.
+    pub(crate) fn transport(&self) -> Transport {
+        match self.protocol {
+            Some(Protocol::Udp) => Transport::Udp,
+            _ => Transport::Tcp,
+        }
     }
 
     /// Whether it serves.

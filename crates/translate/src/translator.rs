@@ -167,8 +167,8 @@ impl Translator {
     /// The backends in the plan that are ports of a Service.
     fn backends_of(&self, namespace: &str, name: &str) -> impl Iterator<Item = BackendKey> + use<'_> {
         let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
-        let first = BackendKey { object: object.clone(), port: 0 };
-        let last = BackendKey { object, port: u16::MAX };
+        let first = BackendKey { object: object.clone(), port: 0, transport: Transport::Tcp };
+        let last = BackendKey { object, port: u16::MAX, transport: Transport::Udp };
         self.users.range(first..=last).map(|(key, _)| key.clone())
     }
 

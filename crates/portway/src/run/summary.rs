@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::KindId;
-use portway_plan::{Filter, Listener, ListenerProtocol, ObjectRef, Plan, Rule, Share, Target};
+use portway_plan::{Filter, Listener, ListenerProtocol, ObjectRef, Plan, Rule, Share, Target, Transport};
 use portway_proxy::Applied;
 use portway_store::{Change, Changes, Resources};
 use portway_translate::Problems;
@@ -235,16 +235,27 @@ pub(super) fn changes(changes: &Changes, took: Duration, style: Style) -> String
 pub(super) fn ports(
     before: &Plan,
     now: &Plan,
-    unavailable: &BTreeMap<(Option<IpAddr>, u16), String>,
+    unavailable: &BTreeMap<(Option<IpAddr>, u16, Transport), String>,
     style: Style,
 ) -> String {
-    let keys = |plan: &Plan| plan.ports.iter().map(|port| (port.address, port.port)).collect::<BTreeSet<_>>();
+    let keys = |plan: &Plan| -> BTreeSet<_> {
+        plan.ports.iter().map(|port| (port.address, port.port, port.transport)).collect()
+    };
+    let named = |(_, port, transport): &(_, _, _)| numbered(*port, *transport);
     let (before, now) = (keys(before), keys(now));
     let opened = now.difference(&before).filter(|key| !unavailable.contains_key(key));
-    let opened = opened.map(|(_, port)| format!("{} port {port} is open\n", style.good("✓")));
+    let opened = opened.map(|key| format!("{} port {} is open\n", style.good("✓"), named(key)));
     let closed =
-        before.difference(&now).map(|(_, port)| format!("{} port {port} is closed\n", style.bad("-")));
+        before.difference(&now).map(|key| format!("{} port {} is closed\n", style.bad("-"), named(key)));
     opened.chain(closed).collect()
+}
+
+/// A port for people: `8080`, `53/UDP`.
+pub(super) fn numbered(port: u16, transport: Transport) -> String {
+    match transport {
+        Transport::Tcp => port.to_string(),
+        Transport::Udp => format!("{port}/UDP"),
+    }
 }
 
 fn millis(time: Duration) -> String {

@@ -357,7 +357,7 @@ mod tests {
     /// Pools, and a backend with one endpoint.
     fn upstream() -> (Rc<Pools>, Arc<Backend>) {
         let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "b".into() };
-        let key = BackendKey { object, port: 80 };
+        let key = BackendKey::tcp(object, 80);
         let address = EndpointAddress::Ip([127, 0, 0, 1].into());
         let list = vec![Endpoint { address, port: 1, state: EndpointState::Active, zone: None }];
         let backend = portway_plan::Backend::new(key.clone(), BackendProtocol::Unspecified);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use portway_plan::{BackendKey, Source};
+use portway_plan::{BackendKey, Source, Transport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -298,12 +298,20 @@ fn rule_labels(rule: Option<&RuleLabels>) -> Labels {
 }
 
 fn backend_labels(backend: Option<&BackendKey>) -> Labels {
-    let Some(BackendKey { object, port }) = backend else { return vec![("backend", OTHER.to_owned())] };
+    let Some(BackendKey { object, port, transport }) = backend else {
+        return vec![("backend", OTHER.to_owned())];
+    };
     vec![
         ("backend_kind", object.kind.to_string()),
         ("backend_namespace", object.namespace.to_string()),
         ("backend", object.name.to_string()),
-        ("backend_port", port.to_string()),
+        (
+            "backend_port",
+            match transport {
+                Transport::Tcp => port.to_string(),
+                Transport::Udp => format!("{port}/UDP"),
+            },
+        ),
     ]
 }
 

@@ -420,10 +420,8 @@ mod tests {
     use rand::rngs::SmallRng;
 
     fn key() -> BackendKey {
-        BackendKey {
-            object: ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "b".into() },
-            port: 80,
-        }
+        let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "b".into() };
+        BackendKey::tcp(object, 80)
     }
 
     fn endpoints(list: &[(&str, u16, EndpointState)]) -> Arc<Endpoints> {

@@ -94,10 +94,8 @@ mod tests {
     use portway_plan::{BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints, ObjectRef};
 
     fn key(name: &str) -> BackendKey {
-        BackendKey {
-            object: ObjectRef { kind: "Service".into(), namespace: "a".into(), name: name.into() },
-            port: 80,
-        }
+        let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: name.into() };
+        BackendKey::tcp(object, 80)
     }
 
     fn plan(backends: &[(&str, EndpointAddress)]) -> Plan {

@@ -141,7 +141,7 @@ pub(crate) fn active(addresses: &[SocketAddr]) -> Vec<(SocketAddr, EndpointState
 
 pub(crate) fn key(name: &str) -> BackendKey {
     let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: name.into() };
-    BackendKey { object, port: 80 }
+    BackendKey::tcp(object, 80)
 }
 
 /// An address where nobody listens.

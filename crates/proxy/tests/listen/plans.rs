@@ -15,7 +15,7 @@ pub(crate) fn object(kind: &str, name: &str) -> ObjectRef {
 }
 
 pub(crate) fn backend_key(name: &str) -> BackendKey {
-    BackendKey { object: object("Service", name), port: 80 }
+    BackendKey::tcp(object("Service", name), 80)
 }
 
 pub(crate) fn listener_source(name: &str) -> Source {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use portway_api::gateway::{Condition, ListenerStatus};
 use portway_api::object::{KindId, Time};
-use portway_plan::{Entry, ObjectRef, PathMatch, Regex, Source, StringMatch};
+use portway_plan::{Entry, ObjectRef, PathMatch, Regex, Source, StringMatch, Transport};
 use portway_store::{AnyObject, Loaded, Resources};
 use portway_translate::{Options, Status, Translation};
 use serde_json::{Map, Value, json};
@@ -51,7 +51,11 @@ pub(crate) fn options_of(text: &str) -> Options {
             }
             "unavailable" => {
                 let (port, why) = value.split_once(' ').unwrap();
-                options.unavailable.insert((None, port.parse().unwrap()), why.to_owned());
+                let (port, transport) = match port.strip_suffix("/UDP") {
+                    Some(port) => (port, Transport::Udp),
+                    None => (port, Transport::Tcp),
+                };
+                options.unavailable.insert((None, port.parse().unwrap(), transport), why.to_owned());
             }
             "failed" => {
                 let (listener, why) = value.split_once("): ").unwrap();

@@ -196,7 +196,7 @@ pub(crate) mod tests {
 
     fn key(name: &str) -> BackendKey {
         let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: name.into() };
-        BackendKey { object, port: 80 }
+        BackendKey::tcp(object, 80)
     }
 
     /// The state of backends of these names.

@@ -24,7 +24,7 @@ fn source(kind: &str, name: &str, path: &str) -> Source {
 /// A rule of the route of that name, with shares of these weights of the Service `a/gone`.
 fn rule(route: &str, weights: &[u32]) -> Arc<Rule> {
     let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "gone".into() };
-    let target = Target::Backend(BackendKey { object, port: 80 });
+    let target = Target::Backend(BackendKey::tcp(object, 80));
     let share = |weight: &u32| Share {
         path: "".into(),
         weight: *weight,
