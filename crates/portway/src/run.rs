@@ -28,7 +28,7 @@ use portway_proxy::{
     StartError, StatusSource, Tracing,
 };
 use portway_store::{Change, Changes, FileSource, Loaded, Resources, Update};
-use portway_translate::{Translation, Translator};
+use portway_translate::{Machine, Translation, Translator};
 use serde_json::json;
 
 use crate::demo::Backends;
@@ -265,7 +265,7 @@ impl Serving {
     }
 
     fn translate(&mut self, changes: &Changes) -> Translation {
-        let options = self.obstacles.tell(world::options());
+        let options = world::options(self.obstacles.machine());
         self.translator.update(&self.resources, changes, &options)
     }
 
@@ -345,12 +345,8 @@ impl Obstacles {
         }
     }
 
-    fn tell(&self, options: portway_translate::Options) -> portway_translate::Options {
-        portway_translate::Options {
-            unavailable: self.ports.clone(),
-            failed: self.listeners.clone(),
-            ..options
-        }
+    fn machine(&self) -> Machine {
+        Machine { unavailable: self.ports.clone(), failed: self.listeners.clone(), ..world::machine() }
     }
 }
 

@@ -8,7 +8,7 @@ use portway_api::diagnostic::Diagnostic;
 use portway_api::object::{KindId, ObjectKey, Time};
 use portway_plan::{BackendKey, Plan};
 use portway_store::{Changes, FileSource, Resources};
-use portway_translate::{Options, Problem, Problems, Translation, Translator};
+use portway_translate::{Layout, Machine, Options, Problem, Problems, Translation, Translator};
 use time::OffsetDateTime;
 
 use crate::demo::Backends;
@@ -39,18 +39,22 @@ impl World {
         let mut resources = loaded.resources;
         // Nothing is bound, so nothing can fail.
         Backends::pretended().sync(&mut resources, &mut Changes::default());
-        let translation = Translator::new().update(&resources, &Changes::default(), &options());
+        let translation = Translator::new().update(&resources, &Changes::default(), &options(machine()));
         Self { resources, diagnostics: loaded.diagnostics, translation }
     }
 }
 
-/// The options of a translation now. A Gateway that binds all addresses is told to be at loopback: where the
-/// clients of one machine find it.
-pub(crate) fn options() -> Options {
-    let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+/// This machine. A Gateway that binds all addresses is told to be at loopback: where the clients of one machine
+/// find it.
+pub(crate) fn machine() -> Machine {
+    Machine { addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..Machine::default() }
+}
+
+/// The options of a translation now.
+pub(crate) fn options(machine: Machine) -> Options {
     // metav1.Time has whole seconds.
     let now = OffsetDateTime::now_utc().truncate_to_second();
-    Options { addresses, ..Options::new(Time(now)) }
+    Options { layout: Layout::Shared(machine), ..Options::new(Time(now)) }
 }
 
 /// Problems that are in `now` and not in `before`, as diagnostics with their places.

@@ -12,7 +12,7 @@ use crate::condition::{self, Finding, History, PROGRAMMED, Past, RESOLVED_REFS, 
 use crate::draft::object_ref;
 use crate::listener::{self, ListenerNode, ignored_fields};
 use crate::survey::{GatewayNode, Surveyor};
-use crate::{Options, grants, listenerset};
+use crate::{Machine, Options, grants, listenerset};
 
 const IP_ADDRESS: &str = "IPAddress";
 
@@ -67,6 +67,7 @@ pub(crate) fn examine(
 /// The addresses to bind. Without any in the spec, the Gateway's listeners bind all addresses that no other
 /// Gateway claims by name for the same port.
 fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
+    let local = options.layout.machine().and_then(|machine| machine.local_addresses.as_ref());
     let mut wanted = BTreeSet::new();
     for (i, address) in gateway.spec.addresses.iter().enumerate() {
         let path = format!("spec.addresses[{i}]");
@@ -86,7 +87,7 @@ fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
         }
         let usable = match value.parse::<IpAddr>() {
             Err(_) => Err(format!("{value:?} is no IP address")),
-            Ok(ip) if options.local_addresses.as_ref().is_some_and(|local| !local.contains(&ip)) => {
+            Ok(ip) if local.is_some_and(|local| !local.contains(&ip)) => {
                 Err(format!("this machine does not have the address {ip}"))
             }
             Ok(ip) => Ok(ip),
@@ -129,18 +130,17 @@ fn backend_tls(gateway: &Stored<Gateway>, node: &mut GatewayNode, surveyor: &Sur
 /// Tells the listeners what stands in their way where they are served: a port that could not be opened, or
 /// what the proxy could not make of them.
 pub(crate) fn mark_obstacles(node: &mut GatewayNode, options: &Options) {
-    if options.unavailable.is_empty() && options.failed.is_empty() {
+    let Some(Machine { unavailable, failed, .. }) = options.layout.machine() else { return };
+    if unavailable.is_empty() && failed.is_empty() {
         return;
     }
     let addresses = node.addresses.clone();
     let sets = node.sets.iter_mut().flat_map(|set| set.listeners.iter_mut());
     for listener in node.listeners.iter_mut().chain(sets).filter(|listener| listener.is_planned()) {
         let transport = listener.transport();
-        let why = addresses
-            .iter()
-            .find_map(|address| options.unavailable.get(&(*address, listener.port, transport)));
+        let why = addresses.iter().find_map(|address| unavailable.get(&(*address, listener.port, transport)));
         listener.unavailable = why.map(|why| format!("port {} could not be opened: {why}", listener.port));
-        listener.failed = options.failed.get(&listener.source).cloned();
+        listener.failed = failed.get(&listener.source).cloned();
     }
 }
 
@@ -226,8 +226,8 @@ pub(crate) fn status(
         Some(_) => Vec::new(),
         None => {
             let own = node.addresses.iter().copied().flatten();
-            let any = node.addresses.contains(&None).then_some(&options.addresses);
-            own.chain(any.into_iter().flatten().copied()).collect()
+            let any = options.layout.machine().filter(|_| node.addresses.contains(&None));
+            own.chain(any.into_iter().flat_map(|machine| &machine.addresses).copied()).collect()
         }
     };
     let address = |ip: IpAddr| GatewayStatusAddress {

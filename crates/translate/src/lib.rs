@@ -25,6 +25,7 @@ mod gateway;
 mod grants;
 mod grpc;
 mod http;
+mod layout;
 mod listener;
 mod listenerset;
 mod pattern;
@@ -37,14 +38,14 @@ mod status;
 mod survey;
 mod translator;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use portway_api::object::Time;
-use portway_plan::{Plan, Source, Transport};
+use portway_api::object::{ObjectKey, Time};
+use portway_plan::{Plan, Shards};
 use portway_store::{Changes, Resources};
 
+pub use layout::{Crds, Fleet, Layout, Machine, Trouble, TroubleReason};
 pub use problem::{Problem, Problems};
 pub use status::{Status, Statuses};
 pub use translator::Translator;
@@ -59,50 +60,40 @@ pub struct Options {
     pub controller_name: String,
     /// The time, for the dates of conditions and the validity of certificates.
     pub now: Time,
-    /// The addresses to report of Gateways that bind all addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The addresses of this machine; a Gateway that asks for another is told that it is not usable. `None`
-    /// if they are not known: then any is taken to be usable.
-    pub local_addresses: Option<BTreeSet<IpAddr>>,
-    /// Ports of the plan that could not be opened, and why; statuses say so.
-    pub unavailable: BTreeMap<(Option<IpAddr>, u16, Transport), String>,
-    /// Listeners of the plan that do not serve although their port is open, and why; statuses say so.
-    pub failed: BTreeMap<Source, String>,
+    /// Who serves the Gateways.
+    pub layout: Layout,
+    /// The Gateway API's CRDs in the cluster; `None` where there is no cluster: then they are those that
+    /// Portway was built with.
+    pub crds: Option<Crds>,
 }
 
 impl Options {
     /// Portway's own controller name, and nothing known of the machine.
     #[must_use]
     pub fn new(now: Time) -> Self {
-        Self {
-            controller_name: CONTROLLER_NAME.to_owned(),
-            now,
-            addresses: Vec::new(),
-            local_addresses: None,
-            unavailable: BTreeMap::new(),
-            failed: BTreeMap::new(),
-        }
+        Self { controller_name: CONTROLLER_NAME.to_owned(), now, layout: Layout::default(), crds: None }
     }
 
     fn same_but_for_time(&self, other: &Self) -> bool {
-        let Self { controller_name, now: _, addresses, local_addresses, unavailable, failed } = self;
-        *controller_name == other.controller_name
-            && *addresses == other.addresses
-            && *local_addresses == other.local_addresses
-            && *unavailable == other.unavailable
-            && *failed == other.failed
+        let Self { controller_name, now: _, layout, crds } = self;
+        *controller_name == other.controller_name && *layout == other.layout && *crds == other.crds
     }
 }
 
 /// What became of all objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Translation {
-    /// What to serve; shares with the plan before all that did not change.
+    /// What to serve, with [`Layout::Shared`]; shares with the plan before all that did not change.
     pub plan: Arc<Plan>,
+    /// What the proxies of each Gateway are to serve, with [`Layout::PerGateway`]: one plan for each Gateway
+    /// that is accepted. A plan that did not change is the same `Arc` as before.
+    pub plans: Shards<ObjectKey, Arc<Plan>>,
     /// The statuses of the objects.
     pub statuses: Statuses,
     /// What must be told where nobody looks at statuses.
     pub problems: Problems,
+    /// The Secrets and ConfigMaps that objects refer to, and may refer to, there or not: no others matter.
+    pub wanted: Arc<BTreeSet<ObjectKey>>,
     /// When the first of the certificates that are served expires, in seconds of Unix time: translate again
     /// then, though nothing has changed.
     pub expires: Option<i64>,

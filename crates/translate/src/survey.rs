@@ -69,6 +69,8 @@ pub(crate) struct Survey {
     pub(crate) certificates: Shards<CertificateKey, Arc<Certificate>>,
     /// The Secrets that were asked for, there or not.
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// The objects that were asked for with permission, there or not.
+    pub(crate) wanted: Arc<BTreeSet<ObjectKey>>,
     /// When the first of the certificates expires, in seconds of Unix time.
     pub(crate) expires: Option<i64>,
 }
@@ -153,6 +155,13 @@ pub(crate) fn survey(
         survey.gateways.push(node);
     }
     (survey.secrets, survey.expires) = (surveyor.secrets, surveyor.expires);
+    survey.wanted = Arc::new(
+        survey
+            .secrets
+            .iter()
+            .map(|(namespace, name)| ObjectKey::new(KindId::Secret, namespace, name))
+            .collect(),
+    );
     let mut contest = contest::Contest::default();
     for node in survey.gateways.iter_mut().filter(|node| node.refused.is_none()) {
         contest.enter(&node.addresses, &mut node.listeners);

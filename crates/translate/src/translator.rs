@@ -99,8 +99,10 @@ impl Translator {
         self.last = Some((resources.clone(), options.clone()));
         Translation {
             plan: Arc::clone(&self.plan),
+            plans: Shards::default(),
             statuses: self.statuses.clone(),
             problems: self.problems.clone(),
+            wanted: Arc::clone(&self.survey.wanted),
             expires: self.survey.expires,
         }
     }

@@ -17,7 +17,9 @@ use portway_api::gateway::Condition;
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{Filter, Plan, Rule, Target};
 use portway_store::{Loaded, Resources};
-use portway_translate::{CONTROLLER_NAME, Options, Status, Translation, Translator, translate};
+use portway_translate::{
+    CONTROLLER_NAME, Layout, Machine, Options, Status, Translation, Translator, translate,
+};
 use serde_json::{Value, json};
 
 /// What the suite expects; `gateway.txt` says how to read it.
@@ -52,10 +54,13 @@ struct Scene {
 impl Scene {
     fn new(documents: Vec<Value>) -> Self {
         let mut options = common::options();
-        options.addresses = vec![[127, 0, 0, 1].into()];
         // In a cluster every Gateway has its own address.
         let own = |n: u8| [127, 0, 1, n].into();
-        options.local_addresses = Some((0..=255).map(own).chain([USABLE.parse().unwrap()]).collect());
+        options.layout = Layout::Shared(Machine {
+            addresses: vec![[127, 0, 0, 1].into()],
+            local_addresses: Some((0..=255).map(own).chain([USABLE.parse().unwrap()]).collect()),
+            ..Machine::default()
+        });
         let mut scene = Self {
             documents,
             resources: Resources::default(),

@@ -4,7 +4,7 @@ mod common;
 
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{AnyObject, Change, Changes, Resources};
-use portway_translate::{Options, Translator, translate};
+use portway_translate::{Layout, Machine, Options, Translator, translate};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -224,7 +224,8 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
 
 fn options() -> Options {
     let mut options = common::options();
-    options.local_addresses = Some(["127.0.0.1".parse().unwrap()].into());
+    let local_addresses = Some(["127.0.0.1".parse().unwrap()].into());
+    options.layout = Layout::Shared(Machine { local_addresses, ..Machine::default() });
     options
 }
 

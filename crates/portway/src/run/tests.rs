@@ -43,7 +43,7 @@ fn a_listener_that_the_proxy_cannot_serve_is_not_programmed() {
         failed: vec![failed(0, "one", false), failed(1, "two", true)],
         took: Duration::ZERO,
     };
-    let options = Obstacles::of(&applied).tell(world::options());
+    let options = world::options(Obstacles::of(&applied).machine());
     let resources = Resources::from_documents(GATEWAY).expect("valid objects");
     let translation = Translator::new().update(&resources, &Changes::default(), &options);
     let told = Told { translation, diagnostics: Vec::new() }.json();

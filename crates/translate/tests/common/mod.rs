@@ -7,7 +7,7 @@ use portway_api::gateway::{Condition, ListenerStatus};
 use portway_api::object::{KindId, Time};
 use portway_plan::{Entry, ObjectRef, PathMatch, Regex, Source, StringMatch, Transport};
 use portway_store::{AnyObject, Loaded, Resources};
-use portway_translate::{Options, Status, Translation};
+use portway_translate::{Layout, Machine, Options, Status, Translation};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -42,12 +42,13 @@ pub(crate) fn input(text: &str) -> &str {
 /// Options that a golden sets in lines `# option NAME: VALUE`.
 pub(crate) fn options_of(text: &str) -> Options {
     let mut options = options();
+    let mut machine = Machine::default();
     let settings = text.lines().filter_map(|line| line.strip_prefix("# option ")?.split_once(": "));
     for (name, value) in settings {
         match name {
-            "addresses" => options.addresses = value.split(' ').map(|ip| ip.parse().unwrap()).collect(),
+            "addresses" => machine.addresses = value.split(' ').map(|ip| ip.parse().unwrap()).collect(),
             "localAddresses" => {
-                options.local_addresses = Some(value.split(' ').map(|ip| ip.parse().unwrap()).collect());
+                machine.local_addresses = Some(value.split(' ').map(|ip| ip.parse().unwrap()).collect());
             }
             "unavailable" => {
                 let (port, why) = value.split_once(' ').unwrap();
@@ -55,7 +56,7 @@ pub(crate) fn options_of(text: &str) -> Options {
                     Some(port) => (port, Transport::Udp),
                     None => (port, Transport::Tcp),
                 };
-                options.unavailable.insert((None, port.parse().unwrap(), transport), why.to_owned());
+                machine.unavailable.insert((None, port.parse().unwrap(), transport), why.to_owned());
             }
             "failed" => {
                 let (listener, why) = value.split_once("): ").unwrap();
@@ -65,12 +66,13 @@ pub(crate) fn options_of(text: &str) -> Options {
                 let object = ObjectRef { kind: kind.into(), namespace: namespace.into(), name: name.into() };
                 let source =
                     Source { object: object.into(), path: path.into(), section: Some(section.into()) };
-                options.failed.insert(source, why.to_owned());
+                machine.failed.insert(source, why.to_owned());
             }
             "unvalidated" => {}
             other => panic!("no option {other}"),
         }
     }
+    options.layout = Layout::Shared(machine);
     options
 }
 
