@@ -2,6 +2,8 @@ module portway.dev/tests/conformance
 
 go 1.27.0
 
+toolchain go1.27.3
+
 require sigs.k8s.io/gateway-api/conformance v1.7.0
 
 require (

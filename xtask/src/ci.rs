@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
+
+use crate::cluster::{self, Cluster, run_quietly};
+use crate::conformance;
 
 /// The cargo-deny that is installed into `target/tools` when it is not there.
 const CARGO_DENY: &str = "0.20.2";
@@ -35,6 +38,8 @@ enum Part {
     Examples,
     /// The quickstart answers as the README says.
     Quickstart,
+    /// The test bed and the official suite are formatted, vetted and built, and a cluster starts.
+    Cluster,
 }
 
 /// Runs the parts and tells how long each took.
@@ -79,7 +84,32 @@ fn check(part: Part) -> anyhow::Result<()> {
         }
         Part::Examples => cargo(&["run", "--quiet", "--package", "portway", "--", "check", "examples"]),
         Part::Quickstart => cargo(&["test", "--package", "portway", "--test", "quickstart"]),
+        Part::Cluster => cluster(),
     }
+}
+
+/// Debian's packages with what the test bed needs of the system, and a program of each.
+const PACKAGES: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+
+fn cluster() -> anyhow::Result<()> {
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(program, _)| Command::new(program).arg("-V").output().is_err())
+        .map(|(_, package)| *package)
+        .collect();
+    if !missing.is_empty() {
+        run_quietly(&mut command("apt-get", &["update"]))?;
+        run_quietly(command("apt-get", &["install", "--yes", "--no-install-recommends"]).args(&missing))?;
+    }
+    let unformatted = command("gofmt", &["-l", "tests"]).output().context("gofmt")?.stdout;
+    ensure!(unformatted.is_empty(), "not as gofmt has it: {}", String::from_utf8_lossy(&unformatted).trim());
+    conformance::prepare()?;
+    // After the builds, whose packages it needs.
+    run_quietly(command("go", &["vet", "-buildvcs=false", "./..."]).current_dir("tests/cluster"))?;
+    let cluster = Cluster::named("ci")?;
+    let up = cluster.up(&cluster::Options { no_portway: true, ..Default::default() });
+    cluster.down()?;
+    up
 }
 
 fn deny() -> anyhow::Result<()> {

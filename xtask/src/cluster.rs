@@ -20,7 +20,9 @@ use crate::crds;
 pub(crate) const NAMESPACE: &str = "portway-system";
 /// The image that the chart names, less its tag.
 const IMAGE: &str = "ghcr.io/portway/portway";
-const ECHO_IMAGE: &str = "registry.k8s.io/gateway-api/conformance/echo-basic";
+/// The official suites' backend, less its tag: since v1.7, before.
+const ECHO_IMAGES: [&str; 2] =
+    ["registry.k8s.io/gateway-api/conformance/echo-basic", "registry.k8s.io/gateway-api/echo-basic"];
 
 /// Arguments of `cargo xtask cluster`.
 #[derive(clap::Args)]
@@ -238,8 +240,9 @@ impl Cluster {
         let mut testbed = Command::new(self.bin("testbed"));
         testbed.arg("up").arg("--dir").arg(&self.dir).args(["--netns", &self.netns]);
         testbed.arg("--apply").arg(crds);
-        let echo = format!("{ECHO_IMAGE}={}", self.bin("echo-basic").display());
-        testbed.args(["--image", &echo]);
+        for image in ECHO_IMAGES {
+            testbed.args(["--image", &format!("{image}={}", self.bin("echo-basic").display())]);
+        }
         if !options.no_portway {
             testbed.args(["--image", &format!("{IMAGE}={}", portway.display())]);
         }
@@ -373,6 +376,24 @@ pub(crate) fn build_tools() -> anyhow::Result<()> {
     go_build(&source, "kubectl", "k8s.io/kubernetes/cmd/kubectl", "")?;
     go_build(&source, "helm", "helm.sh/helm/v3/cmd/helm", "")?;
     go_build(&source.join("echo"), "echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic", "")
+}
+
+/// Builds the measurement of propagation and returns its path.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_propagation() -> anyhow::Result<PathBuf> {
+    go_build(&root()?.join("tests/cluster/propagation"), "propagation", ".", "")?;
+    Ok(root()?.join("target/cluster/bin/propagation"))
+}
+
+/// Builds CoreDNS, a backend of the suite v1.6.3, and returns the image that it stands for, as `--image` takes it.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_coredns() -> anyhow::Result<String> {
+    go_build(&root()?.join("tests/cluster/coredns"), "coredns", ".", "")?;
+    Ok(format!("registry.k8s.io/coredns/coredns={}", root()?.join("target/cluster/bin/coredns").display()))
 }
 
 /// Builds one program into `target/cluster/bin` unless it is newer than all files in its module's folder.

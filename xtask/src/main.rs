@@ -5,8 +5,10 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod cluster;
+mod conformance;
 mod crds;
 mod docs;
+mod propagation;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -24,10 +26,14 @@ enum Command {
     Ci(ci::Args),
     /// A Kubernetes cluster of processes, for tests.
     Cluster(cluster::Args),
+    /// Runs the Gateway API's official conformance suite in such a cluster.
+    Conformance(conformance::Args),
     /// Fetches the Gateway API's CRDs and writes them, and the Rust types generated from them.
     Crds(crds::Args),
     /// Writes what of the documentation is made from the code: docs/reference/cli.md.
     Docs,
+    /// Measures, in such a cluster, how soon a changed route is served and what memory routes cost.
+    Propagation(propagation::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,7 +41,9 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Conformance(args) => conformance::run(args),
         Command::Crds(args) => crds::run(&args),
         Command::Docs => docs::run(),
+        Command::Propagation(args) => propagation::run(&args),
     }
 }
