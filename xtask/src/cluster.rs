@@ -217,12 +217,6 @@ impl Cluster {
     /// # Errors
     /// When a part of it does not start.
     pub(crate) fn up(&self, options: &Options) -> anyhow::Result<()> {
-        if self.running().is_some() {
-            bail!(
-                "cluster {} is up: `cargo xtask cluster down` stops it, `install` renews Portway",
-                self.name
-            );
-        }
         build_tools()?;
         let portway = match &options.portway {
             Some(path) => path.canonicalize().with_context(|| format!("no program {}", path.display()))?,
