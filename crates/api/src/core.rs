@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use k8s_openapi::api::certificates::v1 as certificates;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -31,6 +32,8 @@ pub type EndpointSlice = Object<EndpointSliceSpec>;
 pub type Secret = Object<SecretSpec>;
 /// Plain configuration, such as CA certificates.
 pub type ConfigMap = Object<ConfigMapSpec>;
+/// Certificate authorities for the whole cluster (KEP-3257).
+pub type ClusterTrustBundle = Object<ClusterTrustBundleSpec>;
 
 /// Nothing: a gateway reads only a namespace's labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,6 +157,15 @@ pub struct ConfigMapSpec {
     pub binary_data: BTreeMap<String, Vec<u8>>,
 }
 
+/// Certificate authorities.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterTrustBundleSpec {
+    /// The signer whose certificates they verify, if it is one's.
+    pub signer_name: Option<String>,
+    /// PEM certificates.
+    pub trust_bundle: String,
+}
+
 impl Kind for Namespace {
     const ID: KindId = KindId::Namespace;
     const INFO: KindInfo = KindInfo { namespaced: false, ..core_kind("Namespace", "namespaces", &["ns"]) };
@@ -246,6 +258,27 @@ impl Kind for ConfigMap {
         let map = core::ConfigMap::deserialize(value)?;
         let spec = ConfigMapSpec { data: map.data.unwrap_or_default(), binary_data: bytes(map.binary_data) };
         Ok(object(map.metadata, spec))
+    }
+}
+
+impl Kind for ClusterTrustBundle {
+    const ID: KindId = KindId::ClusterTrustBundle;
+    const INFO: KindInfo = KindInfo {
+        group: "certificates.k8s.io",
+        versions: &["v1", "v1beta1", "v1alpha1"],
+        kind: "ClusterTrustBundle",
+        plural: "clustertrustbundles",
+        short_names: &[],
+        namespaced: false,
+    };
+
+    fn from_value(value: Value) -> Result<Self, serde_json::Error> {
+        let bundle = certificates::ClusterTrustBundle::deserialize(value)?;
+        let spec = ClusterTrustBundleSpec {
+            signer_name: bundle.spec.signer_name.filter(|name| !name.is_empty()),
+            trust_bundle: bundle.spec.trust_bundle,
+        };
+        Ok(object(bundle.metadata, spec))
     }
 }
 

@@ -204,6 +204,7 @@ kinds! {
     core::EndpointSlice,
     core::Secret,
     core::ConfigMap,
+    core::ClusterTrustBundle,
 }
 
 impl KindId {

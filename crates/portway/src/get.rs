@@ -151,7 +151,8 @@ fn whole(object: &AnyObject) -> Option<Value> {
         | AnyObject::Service(_)
         | AnyObject::EndpointSlice(_)
         | AnyObject::Secret(_)
-        | AnyObject::ConfigMap(_) => return None,
+        | AnyObject::ConfigMap(_)
+        | AnyObject::ClusterTrustBundle(_) => return None,
     };
     value.ok()
 }

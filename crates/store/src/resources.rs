@@ -7,7 +7,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use portway_api::core::{
-    ConfigMap, EndpointSlice, NAMESPACE_NAME_LABEL, Namespace, SERVICE_NAME_LABEL, Secret, Service,
+    ClusterTrustBundle, ConfigMap, EndpointSlice, NAMESPACE_NAME_LABEL, Namespace, SERVICE_NAME_LABEL,
+    Secret, Service,
 };
 use portway_api::gateway::{
     BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute,
@@ -232,6 +233,7 @@ held! {
     EndpointSlice: endpoint_slices,
     Secret: secrets,
     ConfigMap: config_maps,
+    ClusterTrustBundle: cluster_trust_bundles,
 }
 
 impl AnyObject {
@@ -242,7 +244,7 @@ impl AnyObject {
                 match self {
                     $(Self::$kind(stored) => serde_json::to_value(&stored.object).ok(),)+
                     Self::Namespace(_) | Self::Service(_) | Self::EndpointSlice(_) => None,
-                    Self::Secret(_) | Self::ConfigMap(_) => None,
+                    Self::Secret(_) | Self::ConfigMap(_) | Self::ClusterTrustBundle(_) => None,
                 }
             };
         }

@@ -160,7 +160,8 @@ impl Translator {
                 | KindId::XBackendTrafficPolicy
                 | KindId::XMesh
                 | KindId::XTelemetryPolicy
-                | KindId::ConfigMap => {}
+                | KindId::ConfigMap
+                | KindId::ClusterTrustBundle => {}
             }
         }
         work

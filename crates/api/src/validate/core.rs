@@ -18,6 +18,7 @@ pub(super) fn check(kind: &str, object: &Value, out: &mut Findings) {
         "EndpointSlice" => endpoint_slice(object, out),
         "Secret" => secret(object, out),
         "ConfigMap" => config_map(object, out),
+        "ClusterTrustBundle" => cluster_trust_bundle(object, out),
         _ => {}
     }
 }
@@ -186,4 +187,29 @@ fn config_map(object: &Value, out: &mut Findings) {
     for key in keys(object, "binaryData").filter(|key| data.contains(key)) {
         out.key_error(at.key(key), format!("Duplicate value: {key:?} is in data as well"), Hint::None);
     }
+}
+
+/// A bundle of a signer has the signer's name in front of its own; one of no signer has no `:` in it.
+fn cluster_trust_bundle(object: &Value, out: &mut Findings) {
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let signer = object.get("spec").map(|spec| text(spec, "signerName")).unwrap_or_default();
+    let wanted = if signer.is_empty() { String::new() } else { format!("{}:", signer.replace('/', ":")) };
+    let fits = name.strip_prefix(&wanted).is_some_and(|own| !own.is_empty() && !own.contains(':'));
+    if !fits {
+        let message = match signer {
+            "" => format!("Invalid value: {name:?}: without a signerName, the name has no ':'"),
+            _ => format!("Invalid value: {name:?}: the name of a bundle of {signer} begins with {wanted:?}"),
+        };
+        out.error(At::ROOT.field("metadata").field("name"), message, Hint::None);
+    }
+    let spec = At::ROOT.field("spec");
+    if !signer.is_empty() && !is_signer_name(signer) {
+        let message = format!("Invalid value: {signer:?}: must be a name such as \"example.com/my-signer\"");
+        out.error(spec.field("signerName"), message, Hint::None);
+    }
+}
+
+fn is_signer_name(name: &str) -> bool {
+    name.split_once('/')
+        .is_some_and(|(domain, path)| is_dns1123_subdomain(domain) && is_dns1123_subdomain(path))
 }

@@ -18,6 +18,8 @@ pub(super) enum NameRule {
     Label,
     /// RFC 1035 label.
     Rfc1035Label,
+    /// RFC 1123 subdomains with `:` between.
+    Signed,
 }
 
 /// All annotations of one object together, keys included.
@@ -86,6 +88,11 @@ fn check_name(name: &str, rule: NameRule, at: At<'_>, out: &mut Findings) {
         }
         NameRule::Label => (is_dns1123_label(name), "RFC 1123 label", "63"),
         NameRule::Rfc1035Label => (is_dns1035_label(name), "RFC 1035 label", "63, the first being a letter"),
+        NameRule::Signed => (
+            name.split(':').all(is_dns1123_subdomain),
+            "RFC 1123 subdomain",
+            "253, behind SIGNER:PATH: or not",
+        ),
     };
     if !valid {
         let message = format!("Invalid value: {name:?}: must be an {what}");

@@ -275,10 +275,11 @@ impl Definition {
         let root = single(text)?;
         let spec = &root["spec"];
         let (group, kind) = (&spec["group"], &spec["names"]["kind"]);
-        let core = group == "" || group == "discovery.k8s.io";
+        let core = ["", "discovery.k8s.io", "certificates.k8s.io"].iter().any(|core| group == core);
         let names = match kind.as_str() {
             Some("Namespace") if core => NameRule::Label,
             Some("Service") if core => NameRule::Rfc1035Label,
+            Some("ClusterTrustBundle") if core => NameRule::Signed,
             _ => NameRule::Subdomain,
         };
         let mut compiler = Compiler::default();

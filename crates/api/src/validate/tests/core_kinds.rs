@@ -153,3 +153,29 @@ fn config_maps_and_namespaces() {
     assert_eq!(namespace("a-b"), [""; 0]);
     assert!(namespace("a.b")[0].contains("must be an RFC 1123 label"));
 }
+
+#[test]
+fn cluster_trust_bundles() {
+    let bundle = |version: &str, name: &str, spec: &str| {
+        lines(&format!(
+            "{{apiVersion: certificates.k8s.io/{version}, kind: ClusterTrustBundle, metadata: {{name: {name:?}}}, spec: {spec}}}"
+        ))
+    };
+    for version in ["v1", "v1beta1", "v1alpha1"] {
+        assert_eq!(bundle(version, "a.b", "{trustBundle: x}"), [""; 0]);
+        assert_eq!(
+            bundle(version, "example.com:mine:v1", "{signerName: example.com/mine, trustBundle: x}"),
+            [""; 0]
+        );
+    }
+    let bad = |name: &str, spec: &str, wanted: &str| {
+        let found = bundle("v1", name, spec);
+        assert!(found.iter().any(|line| line.contains(wanted)), "{found:?}");
+    };
+    bad("a", "{trustBundle: ''}", "spec.trustBundle");
+    bad("a", "{}", "spec.trustBundle: Required value");
+    bad("a:b", "{trustBundle: x}", "without a signerName, the name has no ':'");
+    bad("a:B", "{trustBundle: x}", "must be an RFC 1123 subdomain");
+    bad("a", "{signerName: example.com/mine, trustBundle: x}", "begins with \"example.com:mine:\"");
+    bad("example.com:a", "{signerName: example.com, trustBundle: x}", "spec.signerName");
+}
