@@ -38,7 +38,7 @@ enum Part {
     Examples,
     /// The quickstart answers as the README says.
     Quickstart,
-    /// The test bed and the official suite are formatted, vetted and built, and a cluster starts.
+    /// The test bed and the official suite are formatted, vetted and built, and a cluster runs pods.
     Cluster,
 }
 
@@ -107,9 +107,21 @@ fn cluster() -> anyhow::Result<()> {
     // After the builds, whose packages it needs.
     run_quietly(command("go", &["vet", "-buildvcs=false", "./..."]).current_dir("tests/cluster"))?;
     let cluster = Cluster::named("ci")?;
-    let up = cluster.up(&cluster::Options { no_portway: true, ..Default::default() });
+    let works = cluster
+        .up(&cluster::Options { no_portway: true, ..Default::default() })
+        .and_then(|()| smoke(&cluster));
     cluster.down()?;
-    up
+    works
+}
+
+/// A pod finds what Portway's pods need.
+fn smoke(cluster: &Cluster) -> anyhow::Result<()> {
+    run_quietly(cluster.kubectl().args(["apply", "--filename", "tests/cluster/smoke.yaml"]))?;
+    let phase = "--for=jsonpath={.status.phase}=Succeeded";
+    run_quietly(cluster.kubectl().args(["wait", phase, "pod/smoke", "--timeout=30s"])).with_context(|| {
+        let logs = cluster.pod_logs().into_iter().filter_map(|file| std::fs::read_to_string(file).ok());
+        format!("the pod smoke fails:\n{}", logs.collect::<String>())
+    })
 }
 
 fn deny() -> anyhow::Result<()> {
