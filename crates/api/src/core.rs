@@ -15,7 +15,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::object::{Kind, KindId, KindInfo, Metadata, Object, Time};
+use crate::object::{Kind, KindId, KindInfo, Metadata, Object, ResourceVersion, Time};
 
 /// The label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -304,6 +304,7 @@ fn object<Spec>(metadata: ObjectMeta, spec: Spec) -> Object<Spec> {
         creation_timestamp: metadata.creation_timestamp.and_then(|time| timestamp(&time)),
         uid: metadata.uid.map(String::into_boxed_str),
         deletion_timestamp: metadata.deletion_timestamp.and_then(|time| timestamp(&time)),
+        resource_version: ResourceVersion(metadata.resource_version.map(String::into_boxed_str)),
     };
     Object { metadata, spec, status: None }
 }

@@ -87,7 +87,32 @@ pub struct Metadata {
     /// Set once the object's deletion has begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<Time>,
+    /// Which state of the object this is, for writes that must not overwrite a later one.
+    #[serde(skip_serializing_if = "ResourceVersion::is_unknown")]
+    pub resource_version: ResourceVersion,
 }
+
+/// What the API server calls one state of an object; opaque.
+///
+/// It says nothing of the object itself, so objects are equal whatever their versions: two values of this type
+/// always are.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ResourceVersion(pub Option<Box<str>>);
+
+impl ResourceVersion {
+    fn is_unknown(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl PartialEq for ResourceVersion {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ResourceVersion {}
 
 /// Reads `null` as absent, as the API server does (`labels:` with nothing after it).
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portway_api::core::NAMESPACE_NAME_LABEL;
 use portway_api::diagnostic::{Diagnostic, Severity};
-use portway_api::object::{KindId, Metadata, ObjectKey};
+use portway_api::object::{KindId, Metadata, ObjectKey, ResourceVersion};
 use portway_api::path::FieldPath;
 use portway_api::validate::{Validated, Validator};
 use portway_api::yaml::{self, Document};
@@ -130,6 +130,7 @@ fn complete(metadata: &mut Metadata, key: &ObjectKey) {
     metadata.generation = 1;
     metadata.uid = None;
     metadata.deletion_timestamp = None;
+    metadata.resource_version = ResourceVersion::default();
     metadata.annotations.remove(LAST_APPLIED);
     if key.kind == KindId::Namespace {
         metadata.labels.insert(NAMESPACE_NAME_LABEL.to_owned(), metadata.name.clone());
