@@ -11,7 +11,7 @@ use crate::Options;
 use crate::condition::{self, Finding, History, Past, SUPPORTED_VERSION, no, yes};
 
 /// What is supported, by the names of the official conformance suite, sorted.
-const FEATURES: [&str; 39] = [
+const FEATURES: [&str; 44] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "GRPCRouteRequestHeaderModifier",
@@ -51,6 +51,11 @@ const FEATURES: [&str; 39] = [
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 /// A GatewayClass of Portway's.

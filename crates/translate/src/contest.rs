@@ -79,9 +79,8 @@ impl Contest {
 
     /// What a listener that entered before has against this one.
     fn rival(&self, addresses: &[Option<IpAddr>], node: &ListenerNode) -> Option<Finding> {
-        // Of an unsupported listener it is still said that its port is taken, as it will be when the
-        // protocol is supported; refused ones have worse to be said about them.
-        let protocol = node.protocol.filter(|protocol| node.refused.is_none() || !protocol.is_supported())?;
+        // Refused ones have worse to be said about them.
+        let protocol = node.protocol.filter(|_| node.refused.is_none())?;
         slots(addresses, node.port, protocol).find_map(|slot| {
             let held = self.held.get(&slot)?;
             let family = Family::of(protocol);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use portway_api::object::ObjectKey;
 use portway_plan::{
-    BackendKey, Entry, Filter, HeaderMatch, HostPattern, ObjectRef, PathMatch, QueryMatch, Rule, Source,
+    BackendKey, Entry, Filter, ForwardRule, HeaderMatch, HostPattern, ObjectRef, PathMatch, QueryMatch, Rule,
+    Source, Target,
 };
 
 use crate::backend::{Dependency, Resolver};
@@ -17,6 +18,8 @@ use crate::precedence::Specificity;
 pub(crate) struct Draft {
     /// The rules to serve, with their matches.
     pub(crate) rules: Vec<DraftRule>,
+    /// What a TLSRoute, TCPRoute or UDPRoute does.
+    pub(crate) forward: Option<Arc<ForwardRule>>,
     /// References that cannot be followed; the route's `ResolvedRefs`.
     pub(crate) faults: Vec<Finding>,
     /// Rules that cannot be honoured, in order.
@@ -163,9 +166,16 @@ impl<'a> Drafting<'a> {
         }
     }
 
+    /// Sets what a route without matches does with all that comes.
+    pub(crate) fn forward(&mut self, rule: Arc<ForwardRule>) {
+        self.draft.forward = Some(rule);
+    }
+
     pub(crate) fn finish(self) -> Draft {
         let Resolver { faults, dependencies, .. } = self.resolver;
-        let backends = self.draft.rules.iter().flat_map(|rule| targets(&rule.rule)).cloned().collect();
+        let forwards = self.draft.forward.iter().flat_map(|rule| &rule.backends).map(|share| &share.target);
+        let backends = self.draft.rules.iter().flat_map(|rule| targets(&rule.rule));
+        let backends = backends.chain(forwards.filter_map(backend)).cloned().collect();
         Draft { faults, dependencies, backends, ..self.draft }
     }
 }
@@ -177,10 +187,14 @@ fn targets(rule: &Rule) -> impl Iterator<Item = &BackendKey> {
         Filter::Mirror(mirror) => Some(&mirror.target),
         _ => None,
     });
-    rule.backends.iter().map(|share| &share.target).chain(mirrors).filter_map(|target| match target {
-        portway_plan::Target::Backend(key) => Some(key),
-        portway_plan::Target::Invalid(_) => None,
-    })
+    rule.backends.iter().map(|share| &share.target).chain(mirrors).filter_map(backend)
+}
+
+fn backend(target: &Target) -> Option<&BackendKey> {
+    match target {
+        Target::Backend(key) => Some(key),
+        Target::Invalid(_) => None,
+    }
 }
 
 /// The plan's name for an object.

@@ -136,7 +136,7 @@ pub(crate) fn mark_obstacles(node: &mut GatewayNode, options: &Options) {
     }
     let addresses = node.addresses.clone();
     let sets = node.sets.iter_mut().flat_map(|set| set.listeners.iter_mut());
-    for listener in node.listeners.iter_mut().chain(sets).filter(|listener| listener.is_planned()) {
+    for listener in node.listeners.iter_mut().chain(sets).filter(|listener| listener.is_valid()) {
         let transport = listener.transport();
         let why = addresses.iter().find_map(|address| unavailable.get(&(*address, listener.port, transport)));
         listener.unavailable = why.map(|why| format!("port {} could not be opened: {why}", listener.port));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Resources ─► class, gateway, listenerset ─► listener ─► contest          who may listen where
-//!           └► http, grpc ─► filter, backend, grants                       what each route asks for
+//!           └► http, grpc, l4 ─► filter, backend, grants                       what each route asks for
 //!                              └► attach ─► exclusive ─► place             what is served where
 //!                                                          └► Plan, Statuses, Problems
 //! ```
@@ -25,6 +25,7 @@ mod gateway;
 mod grants;
 mod grpc;
 mod http;
+mod l4;
 mod layout;
 mod listener;
 mod listenerset;

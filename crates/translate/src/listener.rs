@@ -45,11 +45,6 @@ impl Protocol {
         })
     }
 
-    /// Whether listeners of the protocol are taken on at all.
-    pub(crate) fn is_supported(self) -> bool {
-        matches!(self, Self::Http | Self::Https | Self::Tls)
-    }
-
     /// Whether hostnames mean something to it.
     pub(crate) fn has_hostnames(self) -> bool {
         matches!(self, Self::Http | Self::Https | Self::Tls)
@@ -59,7 +54,8 @@ impl Protocol {
         match self {
             Self::Http | Self::Https => &[KindId::HTTPRoute, KindId::GRPCRoute],
             Self::Tls => &[KindId::TLSRoute],
-            Self::Tcp | Self::Udp => &[],
+            Self::Tcp => &[KindId::TCPRoute],
+            Self::Udp => &[KindId::UDPRoute],
         }
     }
 }
@@ -109,6 +105,8 @@ pub(crate) struct ListenerNode {
     pub(crate) hostname: HostPattern,
     /// `None` for a protocol that is not of the spec.
     pub(crate) protocol: Option<Protocol>,
+    /// TLS ends here.
+    pub(crate) terminates: bool,
     pub(crate) kinds: Vec<KindId>,
     pub(crate) namespaces: Namespaces,
     /// Why it is not accepted.
@@ -139,14 +137,9 @@ impl ListenerNode {
         self.is_accepted() && self.unavailable.is_none()
     }
 
-    /// Whether it lacks nothing that it needs to serve.
+    /// Whether it lacks nothing that it needs to serve. The plan has those that do not.
     pub(crate) fn is_valid(&self) -> bool {
-        self.is_accepted() && !(self.protocol == Some(Protocol::Https) && self.certificates.is_empty())
-    }
-
-    /// Whether the plan has it.
-    pub(crate) fn is_planned(&self) -> bool {
-        self.is_valid() && matches!(self.protocol, Some(Protocol::Http | Protocol::Https))
+        self.is_accepted() && !(self.terminates && self.certificates.is_empty())
     }
 
     /// Which kind of socket it needs.
@@ -159,7 +152,7 @@ impl ListenerNode {
 
     /// Whether it serves.
     pub(crate) fn is_programmed(&self) -> bool {
-        self.is_planned() && self.unavailable.is_none() && self.failed.is_none()
+        self.is_valid() && self.unavailable.is_none() && self.failed.is_none()
     }
 
     /// The listener's conditions; `parent` says why nothing of the whole Gateway or set is served, if so.
@@ -206,14 +199,9 @@ impl ListenerNode {
                 "there is no certificate to serve; see the ResolvedRefs condition",
             );
         }
-        match (self.unavailable.as_ref().or(self.failed.as_ref()), self.is_planned()) {
-            (Some(why), _) => no(PROGRAMMED, "Invalid", why.as_str()),
-            (None, true) => yes(PROGRAMMED, "Programmed", "the listener serves"),
-            (None, false) => no(
-                PROGRAMMED,
-                "Pending",
-                "this version of Portway accepts TLS listeners, but does not carry their traffic yet",
-            ),
+        match self.unavailable.as_ref().or(self.failed.as_ref()) {
+            Some(why) => no(PROGRAMMED, "Invalid", why.as_str()),
+            None => yes(PROGRAMMED, "Programmed", "the listener serves"),
         }
     }
 
@@ -265,6 +253,7 @@ pub(crate) fn examine(
         port: 0,
         hostname: HostPattern::Any,
         protocol,
+        terminates: false,
         kinds: Vec::new(),
         namespaces: Namespaces::Same,
         refused: None,
@@ -295,11 +284,11 @@ pub(crate) fn examine(
     }
     allowed_routes(spec, &path, &mut node);
     tls(spec, &path, frontend, &mut node, surveyor);
-    if !protocol.is_some_and(Protocol::is_supported) {
+    if protocol.is_none() {
         node.refused = Some(Finding::new(
             format!("{path}.protocol"),
             "UnsupportedProtocol",
-            format!("the protocol {} is not supported; HTTP, HTTPS and TLS are", spec.protocol),
+            format!("the protocol {} is not supported; HTTP, HTTPS, TLS, TCP and UDP are", spec.protocol),
         ));
     }
     node
@@ -372,6 +361,7 @@ fn tls(
         }
         return;
     }
+    node.terminates = true;
     let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
     if references.is_empty() {
         node.unresolved.push(Finding::new(

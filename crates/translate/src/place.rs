@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portway_api::object::ObjectKey;
-use portway_plan::{Entry, Host, HostPattern, RuleKind};
+use portway_plan::{Entry, Forward, ForwardRule, Host, HostPattern, RuleKind};
 
 use crate::draft::Draft;
 use crate::exclusive::Contest;
@@ -75,6 +75,10 @@ impl Shard {
     }
 }
 
+/// The place of a TLSRoute, TCPRoute or UDPRoute among all on a listener, the first that is tried first: by the
+/// hostname that it serves there, by its own (feature GatewayRouteHostnameIntersectionPrecedence), by age.
+type ForwardRank = (Reverse<HostPattern>, Reverse<HostPattern>, Arc<Seniority>);
+
 /// All routes on one listener.
 #[derive(Debug, Default)]
 struct Place {
@@ -91,6 +95,7 @@ struct Place {
     /// The most specific hostname first.
     shards: BTreeMap<Reverse<HostPattern>, Shard>,
     hosts: Vec<Arc<Host>>,
+    forwards: BTreeMap<ForwardRank, Arc<ForwardRule>>,
 }
 
 /// All listeners, by name, and what has changed on them since [`Places::settle`].
@@ -99,6 +104,8 @@ pub(crate) struct Places {
     places: BTreeMap<ListenerId, Place>,
     stirred: BTreeSet<ListenerId>,
     changed_shards: BTreeSet<(ListenerId, HostPattern)>,
+    /// Listeners whose forwards may be others now.
+    changed_forwards: BTreeSet<ListenerId>,
 }
 
 impl Places {
@@ -147,11 +154,7 @@ impl Places {
     pub(crate) fn stirred(&mut self) -> BTreeSet<ListenerId> {
         let stirred = std::mem::take(&mut self.stirred);
         for listener in &stirred {
-            if self
-                .places
-                .get(listener)
-                .is_some_and(|place| place.guests.is_empty() && place.shards.is_empty())
-            {
+            if self.places.get(listener).is_some_and(Place::is_empty) {
                 self.places.remove(listener);
             }
         }
@@ -160,9 +163,15 @@ impl Places {
 
     /// Removes a route's entries.
     pub(crate) fn clear(&mut self, route: &RouteNode) {
-        let Some(kind) = route.rule_kind() else { return };
         for (listener, hostnames) in route.bindings() {
             let Some(place) = self.places.get_mut(listener) else { continue };
+            let Some(kind) = route.rule_kind() else {
+                for (hostname, own) in hostnames {
+                    place.forwards.remove(&forward_rank(hostname, own, route));
+                }
+                self.changed_forwards.insert(listener.clone());
+                continue;
+            };
             for (hostname, _) in hostnames {
                 if let Some(shard) = place.shards.get_mut(&Reverse(hostname.clone())) {
                     shard.cleared.insert((Arc::clone(&route.seniority), kind));
@@ -180,7 +189,6 @@ impl Places {
         draft: &Draft,
         is_planned: impl Fn(&ListenerId) -> bool,
     ) -> bool {
-        let Some(kind) = route.rule_kind() else { return false };
         let guest = (Arc::clone(&route.seniority), route.object.key().clone());
         let mut any = false;
         for (listener, hostnames) in route.bindings() {
@@ -189,6 +197,14 @@ impl Places {
             if !stays || !is_planned(listener) {
                 continue;
             }
+            if let Some(rule) = &draft.forward {
+                for (hostname, own) in hostnames {
+                    place.forwards.insert(forward_rank(hostname, own, route), Arc::clone(rule));
+                }
+                self.changed_forwards.insert(listener.clone());
+                any = true;
+            }
+            let Some(kind) = route.rule_kind() else { continue };
             for (hostname, own) in hostnames {
                 let shard = place.shards.entry(Reverse(hostname.clone())).or_default();
                 for rule in &draft.rules {
@@ -211,9 +227,9 @@ impl Places {
         any
     }
 
-    /// Builds the virtual hosts anew whose entries changed. Returns the listeners that have other hosts now.
+    /// Builds the virtual hosts anew whose entries changed. Returns the listeners that may serve otherwise now.
     pub(crate) fn settle(&mut self) -> BTreeSet<ListenerId> {
-        let mut changed = BTreeSet::new();
+        let mut changed = std::mem::take(&mut self.changed_forwards);
         for (listener, hostname) in std::mem::take(&mut self.changed_shards) {
             let Some(place) = self.places.get_mut(&listener) else { continue };
             let key = Reverse(hostname);
@@ -229,7 +245,7 @@ impl Places {
         for listener in &changed {
             if let Some(place) = self.places.get_mut(listener) {
                 place.hosts = place.shards.values().filter_map(|shard| shard.built.clone()).collect();
-                if place.guests.is_empty() && place.shards.is_empty() {
+                if place.is_empty() {
                     self.places.remove(listener);
                 }
             }
@@ -257,9 +273,29 @@ impl Places {
     pub(crate) fn hosts(&self, listener: &ListenerId) -> Vec<Arc<Host>> {
         self.places.get(listener).map(|place| place.hosts.clone()).unwrap_or_default()
     }
+
+    /// Where a listener sends connections, the most specific hostname first. Of several routes for one hostname
+    /// only the first is ever tried, so the others are left out.
+    pub(crate) fn forwards(&self, listener: &ListenerId) -> Vec<Forward> {
+        let mut forwards: Vec<Forward> = Vec::new();
+        for ((Reverse(hostname), ..), rule) in self.places.get(listener).iter().flat_map(|it| &it.forwards) {
+            if forwards.last().is_none_or(|last| last.hostname != *hostname) {
+                forwards.push(Forward { hostname: hostname.clone(), rule: Arc::clone(rule) });
+            }
+        }
+        forwards
+    }
+}
+
+fn forward_rank(hostname: &HostPattern, own: &HostPattern, route: &RouteNode) -> ForwardRank {
+    (Reverse(hostname.clone()), Reverse(own.clone()), Arc::clone(&route.seniority))
 }
 
 impl Place {
+    fn is_empty(&self) -> bool {
+        self.guests.is_empty() && self.shards.is_empty() && self.forwards.is_empty()
+    }
+
     fn add(&mut self, key: GuestKey, guest: Guest) {
         if let Some(kind) = guest.kind {
             self.of_kind[usize::from(kind == RuleKind::Grpc)] += 1;

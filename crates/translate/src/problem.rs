@@ -95,13 +95,6 @@ fn of_listener(node: &ListenerNode) -> Vec<Problem> {
         problems.push(Problem { path: format!("{path}.port"), reason, message: why.clone() });
     } else if let Some(why) = &node.failed {
         problems.push(Problem { path, reason: "Invalid".to_owned(), message: why.clone() });
-    } else if node.is_valid() && !node.is_planned() {
-        problems.push(Problem {
-            path: format!("{path}.protocol"),
-            reason: "Pending".to_owned(),
-            message: "this version of Portway accepts TLS listeners, but does not carry their traffic yet"
-                .to_owned(),
-        });
     }
     problems.extend(ignored(&node.ignored));
     problems

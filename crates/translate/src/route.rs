@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portway_api::gateway::{
-    GRPCRoute, HTTPRoute, L4RouteRule, ParentReference, RouteParentStatus, RouteStatus, TCPRoute, TLSRoute,
-    UDPRoute,
+    GRPCRoute, HTTPRoute, ParentReference, RouteParentStatus, RouteStatus, TCPRoute, TLSRoute, UDPRoute,
 };
 use portway_api::object::{KindId, Metadata, ObjectKey};
-use portway_plan::{BackendKey, HostPattern, RuleKind};
+use portway_plan::{BackendKey, ForwardKind, HostPattern, RuleKind};
 use portway_store::{Resources, Stored};
 
 use crate::attach::{self, Attachment, Candidate, Hostnames, ParentView, Refusal};
-use crate::backend::{Dependency, Resolver};
+use crate::backend::Dependency;
 use crate::condition::{self, Finding, History, PARTIALLY_INVALID, Past, RESOLVED_REFS, Verdict, no, yes};
 use crate::draft::{Draft, InvalidRule};
 use crate::listener::{ListenerId, ignored_fields};
 use crate::precedence::Seniority;
 use crate::survey::seniority;
-use crate::{Options, grpc, http};
+use crate::{Options, grpc, http, l4};
 
 /// A route of any kind.
 #[derive(Clone, Debug)]
@@ -93,24 +92,23 @@ impl RouteObject {
         match self {
             Self::Http(route) => http::draft(resources, &route.key, route),
             Self::Grpc(route) => grpc::draft(resources, &route.key, route),
-            Self::Tls(route) => l4_draft(resources, &route.key, &route.spec.rules),
-            Self::Tcp(route) => l4_draft(resources, &route.key, &route.spec.rules),
-            Self::Udp(route) => l4_draft(resources, &route.key, &route.spec.rules),
+            Self::Tls(route) => {
+                let spec = &route.spec;
+                let scope = spec.use_default_gateways.as_ref();
+                l4::draft(resources, &route.key, ForwardKind::Tls, &spec.rules, scope)
+            }
+            Self::Tcp(route) => {
+                let spec = &route.spec;
+                let scope = spec.use_default_gateways.as_ref();
+                l4::draft(resources, &route.key, ForwardKind::Tcp, &spec.rules, scope)
+            }
+            Self::Udp(route) => {
+                let spec = &route.spec;
+                let scope = spec.use_default_gateways.as_ref();
+                l4::draft(resources, &route.key, ForwardKind::Udp, &spec.rules, scope)
+            }
         }
     }
-}
-
-/// The references of a TLSRoute, TCPRoute or UDPRoute are followed for its status; it adds nothing to the
-/// plan yet.
-fn l4_draft(resources: &Resources, key: &ObjectKey, rules: &[L4RouteRule]) -> Draft {
-    let mut resolver = Resolver::new(resources, key);
-    for (i, rule) in rules.iter().enumerate() {
-        for (j, backend) in rule.backend_refs.iter().enumerate() {
-            resolver.backend(backend.into(), &format!("spec.rules[{i}].backendRefs[{j}]"));
-        }
-    }
-    let Resolver { faults, dependencies, .. } = resolver;
-    Draft { faults, dependencies, total: rules.len(), ..Draft::default() }
 }
 
 /// What is kept of a route between two translations.

@@ -193,7 +193,7 @@ fn served(
         .iter()
         .filter(|gateway| gateway::obstacle(gateway).is_none())
         .flat_map(GatewayNode::merged)
-        .filter(|node| node.is_planned());
+        .filter(|node| node.is_valid());
     planned
         .flat_map(|node| &node.certificates)
         .filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))))

@@ -277,11 +277,11 @@ impl Translator {
     }
 
     fn ports(&mut self, work: &Work) -> Vec<Arc<Port>> {
-        let mut ports: BTreeMap<(Option<IpAddr>, u16), Vec<Arc<Listener>>> = BTreeMap::new();
+        let mut ports: BTreeMap<(Option<IpAddr>, u16, Transport), Vec<Arc<Listener>>> = BTreeMap::new();
         let mut listeners = BTreeMap::new();
         let gateways = self.survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
         for gateway in gateways {
-            for node in gateway.merged().filter(|node| node.is_planned()) {
+            for node in gateway.merged().filter(|node| node.is_valid()) {
                 let known = self.listeners.get(&node.id);
                 let listener = match known {
                     Some(known) if !work.survey && !work.listeners.contains(&node.id) => Arc::clone(known),
@@ -294,7 +294,8 @@ impl Translator {
                     }
                 };
                 for address in &gateway.addresses {
-                    ports.entry((*address, node.port)).or_default().push(Arc::clone(&listener));
+                    let socket = (*address, node.port, node.transport());
+                    ports.entry(socket).or_default().push(Arc::clone(&listener));
                 }
                 listeners.insert(node.id.clone(), listener);
             }
@@ -307,27 +308,32 @@ impl Translator {
         };
         ports
             .into_iter()
-            .map(|((address, port), mut listeners)| {
+            .map(|((address, port, transport), mut listeners)| {
                 listeners.sort_by(|a, b| {
                     (Reverse(&a.hostname), &a.source).cmp(&(Reverse(&b.hostname), &b.source))
                 });
-                let port = Port { address, port, transport: Transport::Tcp, listeners };
+                let port = Port { address, port, transport, listeners };
                 known(&port).unwrap_or_else(|| Arc::new(port))
             })
             .collect()
     }
 
     fn listener(&self, node: &ListenerNode) -> Listener {
+        let termination = || TlsTermination::new(node.certificates.clone());
         let protocol = match node.protocol {
-            Some(Protocol::Https) => ListenerProtocol::Https(TlsTermination::new(node.certificates.clone())),
-            _ => ListenerProtocol::Http,
+            Some(Protocol::Https) => ListenerProtocol::Https(termination()),
+            Some(Protocol::Tls) if node.terminates => ListenerProtocol::Tls(termination()),
+            Some(Protocol::Tls) => ListenerProtocol::TlsPassthrough,
+            Some(Protocol::Tcp) => ListenerProtocol::Tcp,
+            Some(Protocol::Udp) => ListenerProtocol::Udp,
+            Some(Protocol::Http) | None => ListenerProtocol::Http,
         };
         Listener {
             source: node.source.clone(),
             hostname: node.hostname.clone(),
             protocol,
             hosts: self.places.hosts(&node.id),
-            forwards: Vec::new(),
+            forwards: self.places.forwards(&node.id),
             filters: Vec::new(),
             client_certificate: None,
         }
@@ -481,7 +487,7 @@ fn planned(survey: &Survey) -> impl Iterator<Item = &ListenerNode> {
         .gateways
         .iter()
         .filter(|node| gateway::obstacle(node).is_none())
-        .flat_map(|node| node.merged().filter(|listener| listener.is_planned()))
+        .flat_map(|node| node.merged().filter(|listener| listener.is_valid()))
 }
 
 /// A route no longer sends to its backends.

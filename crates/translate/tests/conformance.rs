@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use portway_api::crds;
 use portway_api::gateway::Condition;
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{Filter, Plan, Rule, Target};
+use portway_plan::{Filter, HostPattern, ListenerProtocol, Plan, Port, Rule, Share, Target, Transport};
 use portway_store::{Loaded, Resources};
 use portway_translate::{
     CONTROLLER_NAME, Layout, Machine, Options, Status, Translation, Translator, translate,
@@ -23,10 +23,11 @@ use portway_translate::{
 use serde_json::{Value, json};
 
 /// What the suite expects; `gateway.txt` says how to read it.
-const EXPECTED: [&str; 4] = [
+const EXPECTED: [&str; 5] = [
     include_str!("conformance/gateway.txt"),
     include_str!("conformance/grpcroute.txt"),
     include_str!("conformance/httproute.txt"),
+    include_str!("conformance/l4.txt"),
     include_str!("conformance/listenerset.txt"),
 ];
 const NAMESPACE: &str = "gateway-conformance-infra";
@@ -194,11 +195,17 @@ fn route(scene: &Scene, words: &[&str]) -> Result<(), String> {
 /// What becomes of a request, by the plan: the status that Portway answers with, or the backends that it may
 /// be sent to.
 fn outcome(scene: &Scene, words: &[&str]) -> String {
-    let (method, gateway, host, target) = (words[0], words[1], words[2], words[3]);
+    let (method, gateway) = (words[0], words[1]);
     let (gateway, port) = gateway.split_once(':').unwrap_or((gateway, "80"));
     let status = scene.translation.statuses.get(&key("Gateway", gateway)).unwrap();
     let Status::Gateway(status) = &**status else { unreachable!() };
     let address = status.addresses[0].value.parse().unwrap();
+    if let "TLS" | "TCP" | "UDP" = method {
+        let transport = if method == "UDP" { Transport::Udp } else { Transport::Tcp };
+        let socket = (address, port.parse().unwrap(), transport);
+        return connection(&scene.translation.plan, socket, words.get(2).copied());
+    }
+    let (host, target) = (words[2], words[3]);
     let headers: Vec<_> = words[4..].iter().filter_map(|word| word.split_once('=')).collect();
     match find(&scene.translation.plan, (address, port.parse().unwrap()), method, host, target, &headers) {
         None => "404".to_owned(),
@@ -223,6 +230,26 @@ fn find<'p>(
     entries.find(|entry| common::takes(entry, method, path, headers, &query)).map(|entry| &*entry.rule)
 }
 
+/// Where a connection goes, by the plan: `rejected`, or the backends and, for TLS, whether it ends here.
+fn connection(plan: &Plan, socket: (IpAddr, u16, Transport), server_name: Option<&str>) -> String {
+    let matches = |pattern: &HostPattern| match server_name {
+        Some(name) => pattern.matches(name),
+        None => *pattern == HostPattern::Any,
+    };
+    let (address, number, transport) = socket;
+    let is_it = |port: &Port| (port.address, port.port, port.transport) == (Some(address), number, transport);
+    let forward = plan.ports.iter().find(|port| is_it(port)).and_then(|port| {
+        let listener = port.listeners.iter().find(|listener| matches(&listener.hostname))?;
+        Some((listener, listener.forwards.iter().find(|forward| matches(&forward.hostname))?))
+    });
+    let Some((listener, forward)) = forward else { return "rejected".to_owned() };
+    let found = shares(&forward.rule.backends, "rejected");
+    match listener.protocol {
+        ListenerProtocol::Tls(_) => format!("{found} terminated"),
+        _ => found,
+    }
+}
+
 fn answer(rule: &Rule) -> String {
     let redirect = rule.filters.iter().find_map(|filter| match filter {
         Filter::Redirect(redirect) => Some(redirect.status.to_string()),
@@ -232,19 +259,24 @@ fn answer(rule: &Rule) -> String {
     if let Some(status) = redirect {
         return status;
     }
-    let shares: Vec<_> = rule.backends.iter().filter(|share| share.weight > 0).collect();
+    shares(&rule.backends, "500")
+}
+
+/// The backends with their weights; `invalid` for those that are not.
+fn shares(shares: &[Share], invalid: &str) -> String {
+    let shares: Vec<_> = shares.iter().filter(|share| share.weight > 0).collect();
     let mut out = String::new();
     for share in &shares {
         let name = match &share.target {
             Target::Backend(key) => &*key.object.name,
-            Target::Invalid(_) => "500",
+            Target::Invalid(_) => invalid,
         };
         match shares.len() {
             1 => out.push_str(name),
             _ => write!(out, "{}{name}*{}", if out.is_empty() { "" } else { " " }, share.weight).unwrap(),
         }
     }
-    if out.is_empty() { "500".to_owned() } else { out }
+    if out.is_empty() { invalid.to_owned() } else { out }
 }
 
 /// Does what a line of the table says: changes the scene, or compares.
@@ -257,7 +289,7 @@ fn step(scene: &mut Scene, line: &str) -> Result<(), String> {
     let words: Vec<&str> = line.split(' ').collect();
     match words[0] {
         "Gateway" | "ListenerSet" => return listener_or_whole(scene, &words),
-        "HTTPRoute" | "GRPCRoute" => return route(scene, &words),
+        "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => return route(scene, &words),
         "parents" => {
             let status =
                 scene.translation.statuses.get(&key(words[1], words[2])).ok_or("it has no status")?;

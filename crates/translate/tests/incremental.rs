@@ -43,7 +43,7 @@ fn listener(dice: &mut Dice, nth: usize) -> Value {
     let mut listener = json!({
         "name": format!("l{nth}"),
         "port": ([80, 81, 443, 444, 445, 446, 0][dice.roll(7)]),
-        "protocol": dice.of(&["HTTP", "HTTP", "HTTPS", "TLS", "TCP", "x.example/y"]),
+        "protocol": dice.of(&["HTTP", "HTTP", "HTTPS", "TLS", "TLS", "TCP", "UDP", "x.example/y"]),
     });
     if dice.roll(2) == 0 {
         listener["hostname"] = json!(dice.of(HOSTS));
@@ -52,12 +52,15 @@ fn listener(dice: &mut Dice, nth: usize) -> Value {
         listener["tls"] = json!({"certificateRefs": dice.some(2, |dice| json!({
             "name": dice.of(&["cert", "cert", "missing"]), "namespace": dice.of(NAMESPACES),
         }))});
+        if dice.roll(3) == 0 {
+            listener["tls"]["mode"] = json!("Passthrough");
+        }
     }
     match dice.roll(4) {
         0 => {}
         1 => listener["allowedRoutes"] = json!({"namespaces": {"from": "All"}}),
         2 => {
-            listener["allowedRoutes"] = json!({"namespaces": {"from": "All"}, "kinds": [{"kind": dice.of(&["HTTPRoute", "GRPCRoute", "TLSRoute", "Other"])}]})
+            listener["allowedRoutes"] = json!({"namespaces": {"from": "All"}, "kinds": [{"kind": dice.of(&["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "Other"])}]})
         }
         _ => {
             let selector = json!({"matchLabels": {"team": dice.of(&["a", "b"])}});
@@ -131,6 +134,11 @@ const SLOTS: &[(KindId, &str, &str)] = &[
     (KindId::GRPCRoute, "one", "a"),
     (KindId::GRPCRoute, "infra", "e"),
     (KindId::TLSRoute, "infra", "f"),
+    (KindId::TLSRoute, "one", "f"),
+    (KindId::TCPRoute, "infra", "f"),
+    (KindId::TCPRoute, "one", "f"),
+    (KindId::UDPRoute, "infra", "f"),
+    (KindId::UDPRoute, "one", "f"),
     (KindId::Service, "one", "s"),
     (KindId::Service, "two", "s"),
     (KindId::Service, "infra", "t"),
@@ -180,8 +188,13 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
             "hostnames": [dice.of(HOSTS)],
             "rules": [{"backendRefs": [backend(dice)]}],
         }}),
+        KindId::TCPRoute | KindId::UDPRoute => json!({"metadata": metadata, "spec": {
+            "parentRefs": parents(dice),
+            "rules": [{"backendRefs": [backend(dice), backend(dice)]}],
+        }}),
         KindId::Service => json!({"metadata": metadata, "spec": {"ports": [
             {"port": 8080, "name": "web", "appProtocol": dice.of(&["http", "kubernetes.io/h2c", "https", "", ""])},
+            {"port": ([8080, 9090][dice.roll(2)]), "name": "datagrams", "protocol": "UDP"},
         ]}}),
         KindId::EndpointSlice => {
             let mut metadata = metadata;
@@ -189,7 +202,10 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
             json!({
                 "metadata": metadata,
                 "addressType": "IPv4",
-                "ports": [{"name": dice.of(&["web", "web", "other"]), "port": 80}],
+                "ports": [
+                    {"name": dice.of(&["web", "web", "other"]), "port": 80},
+                    {"name": "datagrams", "port": 81, "protocol": "UDP"},
+                ],
                 "endpoints": dice.some(3, |dice| json!({
                     "addresses": [format!("10.0.0.{}", dice.roll(4))],
                     "conditions": {"ready": dice.roll(2) == 0, "serving": dice.roll(2) == 0, "terminating": dice.roll(2) == 0},
@@ -197,7 +213,7 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
             })
         }
         KindId::ReferenceGrant => json!({"metadata": metadata, "spec": {
-            "from": [{"group": "gateway.networking.k8s.io", "kind": dice.of(&["HTTPRoute", "GRPCRoute", "Gateway"]), "namespace": dice.of(NAMESPACES)}],
+            "from": [{"group": "gateway.networking.k8s.io", "kind": dice.of(&["HTTPRoute", "GRPCRoute", "TCPRoute", "UDPRoute", "Gateway"]), "namespace": dice.of(NAMESPACES)}],
             "to": [{"group": "", "kind": dice.of(&["Service", "Secret"])}],
         }}),
         KindId::Namespace => {
