@@ -3,6 +3,7 @@
 //! ```text
 //! Go module ─► crates/api/crds/{experimental,standard}/*.yaml   (as they are)
 //!           └► schema of each kind ─► crates/api/src/gateway/*.rs and crates/api/src/crds.rs
+//! deploy/helm/portway/crds/*.yaml ─► schema of each kind ─► crates/api/src/portway/*.rs
 //! ```
 //!
 //! A generator of our own, because the schemas repeat each nested type at every place where it is used: a general
@@ -27,6 +28,8 @@ pub(crate) const VERSION: &str = "v1.7.0";
 /// The module's content hash, as Go's checksum database has it.
 const SUM: &str = "h1:duVnm7nO6oXfMMUWfcDoBph47CYR/ME3NGxccOVglaY=";
 const CHANNELS: [&str; 2] = ["experimental", "standard"];
+/// Where Portway's own CRDs are, from `crates/api`: in the chart, which installs them.
+const OWN: &str = "../../deploy/helm/portway/crds";
 
 /// Options of `cargo xtask crds`.
 #[derive(clap::Args)]
@@ -38,7 +41,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let api = api_crate()?;
-    let generated = generate()?;
+    let generated = generate(&api)?;
     let stale = stale(&api, &generated)?;
     if args.check {
         ensure!(stale.is_empty(), "not as generated (run `cargo xtask crds`): {}", list(&stale));
@@ -75,7 +78,7 @@ fn stale(api: &Path, generated: &BTreeMap<PathBuf, String>) -> anyhow::Result<Ve
             stale.insert(path.clone());
         }
     }
-    for folder in ["crds/experimental", "crds/standard", "src/gateway"] {
+    for folder in ["crds/experimental", "crds/standard", "src/gateway", "src/portway"] {
         let Ok(entries) = fs::read_dir(api.join(folder)) else { continue };
         for entry in entries {
             let path = Path::new(folder).join(entry?.file_name());
@@ -88,7 +91,7 @@ fn stale(api: &Path, generated: &BTreeMap<PathBuf, String>) -> anyhow::Result<Ve
 }
 
 /// Everything that the generator writes, by path within `crates/api`.
-fn generate() -> anyhow::Result<BTreeMap<PathBuf, String>> {
+fn generate(api: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
     let module = fetch(VERSION)?;
     let mut files = BTreeMap::new();
     let mut embedded = Vec::new();
@@ -104,9 +107,22 @@ fn generate() -> anyhow::Result<BTreeMap<PathBuf, String>> {
         }
         embedded.push((channel, texts));
     }
-    files.insert("src/crds.rs".into(), rustfmt(&emit::embedded(MODULE, VERSION, &embedded))?);
-    for (name, text) in emit::modules(&types)? {
-        files.insert(Path::new("src/gateway").join(name), rustfmt(&text)?);
+    let mut own = schema::Types::default();
+    let mut own_files = Vec::new();
+    for (name, text) in crd_files(&api.join(OWN))? {
+        read_crds(&name, &text, &mut own)?;
+        own_files.push(name);
+    }
+    files.insert(
+        "src/crds.rs".into(),
+        rustfmt(&emit::embedded(MODULE, VERSION, &embedded, &format!("../{OWN}"), &own_files))?,
+    );
+    for (folder, title, types) in
+        [("src/gateway", "The Gateway API's kinds", &types), ("src/portway", "Portway's own kinds", &own)]
+    {
+        for (name, text) in emit::modules(title, types)? {
+            files.insert(Path::new(folder).join(name), rustfmt(&text)?);
+        }
     }
     Ok(files)
 }
@@ -117,7 +133,8 @@ fn crd_files(folder: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("gateway.networking.") && name.ends_with(".yaml") {
+        let ours = name.starts_with("gateway.networking.") || name.starts_with("portway.dev_");
+        if ours && name.ends_with(".yaml") {
             files.insert(name, fs::read_to_string(entry.path())?);
         }
     }

@@ -4,8 +4,8 @@
 //! ```text
 //! text ──yaml──► Document ──validate──► defaults applied, Diagnostics ──serde──► Object<Spec, Status>
 //!
-//! CRDs ──xtask──► gateway (generated types) ─┐
-//! k8s-openapi ──► core (slim core kinds)  ───┴─► Object<Spec, Status>, named by ObjectKey
+//! CRDs ──xtask──► gateway, portway (generated types) ─┐
+//! k8s-openapi ──► core (slim core kinds)  ────────────┴─► Object<Spec, Status>, named by ObjectKey
 //! ```
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod diagnostic;
 pub mod gateway;
 pub mod object;
 pub mod path;
+pub mod portway;
 pub mod validate;
 pub mod yaml;
 

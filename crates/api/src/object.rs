@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::{core, gateway};
+use crate::{core, gateway, portway};
 
 /// An object of the API: its metadata, what its owner wants, and what its controllers say about it.
 ///
@@ -225,6 +225,7 @@ kinds! {
     gateway::XBackendTrafficPolicy,
     gateway::XMesh,
     gateway::XTelemetryPolicy,
+    portway::GatewayParameters,
     core::Service,
     core::EndpointSlice,
     core::Secret,

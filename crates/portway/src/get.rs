@@ -147,6 +147,7 @@ fn whole(object: &AnyObject) -> Option<Value> {
         AnyObject::XBackendTrafficPolicy(stored) => serde_json::to_value(&stored.object),
         AnyObject::XMesh(stored) => serde_json::to_value(&stored.object),
         AnyObject::XTelemetryPolicy(stored) => serde_json::to_value(&stored.object),
+        AnyObject::GatewayParameters(stored) => serde_json::to_value(&stored.object),
         AnyObject::Namespace(_)
         | AnyObject::Service(_)
         | AnyObject::EndpointSlice(_)

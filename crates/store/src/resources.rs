@@ -15,6 +15,7 @@ use portway_api::gateway::{
     TLSRoute, UDPRoute, XBackend, XBackendTrafficPolicy, XMesh, XTelemetryPolicy,
 };
 use portway_api::object::{Kind, KindId, Metadata, ObjectKey};
+use portway_api::portway::GatewayParameters;
 use serde_json::Value;
 
 use crate::sorted::SortedMap;
@@ -229,6 +230,7 @@ held! {
     XBackendTrafficPolicy: x_backend_traffic_policies,
     XMesh: x_meshes,
     XTelemetryPolicy: x_telemetry_policies,
+    GatewayParameters: gateway_parameters,
     Service: services,
     EndpointSlice: endpoint_slices,
     Secret: secrets,
@@ -249,7 +251,7 @@ impl AnyObject {
             };
         }
         of!(GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute ReferenceGrant
-            BackendTLSPolicy XBackend XBackendTrafficPolicy XMesh XTelemetryPolicy)
+            BackendTLSPolicy XBackend XBackendTrafficPolicy XMesh XTelemetryPolicy GatewayParameters)
     }
 }
 

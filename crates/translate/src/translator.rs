@@ -160,6 +160,7 @@ impl Translator {
                 | KindId::XBackendTrafficPolicy
                 | KindId::XMesh
                 | KindId::XTelemetryPolicy
+                | KindId::GatewayParameters
                 | KindId::ConfigMap
                 | KindId::ClusterTrustBundle => {}
             }

@@ -160,7 +160,38 @@ const NAMES: &[(&str, &str)] = &[
     ("tracing.provider", "TracingProvider"),
     ("tracing.attributes[]", "TracingAttribute"),
     ("tracing.attributes[].sourceType", "AttributeSourceType"),
+    // Portway's own.
+    ("GatewayParameters.spec.workload", "Workload"),
+    ("GatewayParameters.spec.workload.kind", "WorkloadKind"),
+    ("GatewayParameters.spec.workload.autoscaling", "Autoscaling"),
+    ("GatewayParameters.spec.proxy", "ProxyParameters"),
+    ("GatewayParameters.spec.proxy.accessLog", "AccessLogParameters"),
+    ("GatewayParameters.spec.proxy.accessLog.format", "AccessLogFormat"),
+    ("GatewayParameters.spec.proxy.drain", "DrainParameters"),
+    ("GatewayParameters.spec.pod", "PodParameters"),
+    ("GatewayParameters.spec.pod.imagePullPolicy", "ImagePullPolicy"),
+    ("GatewayParameters.spec.service", "ServiceParameters"),
+    ("GatewayParameters.spec.service.type", "ServiceType"),
+    ("GatewayParameters.spec.service.externalTrafficPolicy", "TrafficPolicy"),
+    ("GatewayParameters.spec.service.internalTrafficPolicy", "TrafficPolicy"),
+    ("GatewayParameters.spec.service.ipFamilyPolicy", "IpFamilyPolicy"),
+    ("GatewayParameters.spec.service.ipFamilies[]", "IpFamily"),
+    ("GatewayParameters.spec.podDisruptionBudget", "DisruptionBudget"),
 ];
+
+/// What Portway hands on to Kubernetes as it is: the schema is full, the type is JSON.
+const PASSED_ON: &[&str] = &[
+    "GatewayParameters.spec.pod.affinity",
+    "GatewayParameters.spec.pod.imagePullSecrets[]",
+    "GatewayParameters.spec.pod.resources",
+    "GatewayParameters.spec.pod.tolerations[]",
+    "GatewayParameters.spec.pod.topologySpreadConstraints[]",
+];
+
+/// Whether no type is made for what is at `path`.
+pub(super) fn is_passed_on(path: &str) -> bool {
+    PASSED_ON.contains(&path)
+}
 
 /// The name of the type at `path` (`HTTPRoute.spec.rules[]`); built from the path where the table has none.
 pub(super) fn type_name(path: &str) -> String {

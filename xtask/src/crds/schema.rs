@@ -15,7 +15,7 @@ pub(super) enum Type {
     I64,
     Bool,
     Time,
-    /// Whatever the user wrote (`x-kubernetes-preserve-unknown-fields`, `x-kubernetes-int-or-string`).
+    /// Whatever the user wrote (`x-kubernetes-preserve-unknown-fields`, `x-kubernetes-int-or-string`, passed on).
     Any,
     /// A map from strings to strings.
     Map,
@@ -112,7 +112,8 @@ impl Types {
     /// The type of the schema at `path`, whose named types are added.
     fn add(&mut self, kind: &str, path: &str, schema: &Value) -> anyhow::Result<Type> {
         let flag = |name: &str| schema.get(name).is_some_and(|value| value == true);
-        if flag("x-kubernetes-preserve-unknown-fields") || flag("x-kubernetes-int-or-string") {
+        let any = flag("x-kubernetes-preserve-unknown-fields") || flag("x-kubernetes-int-or-string");
+        if any || names::is_passed_on(path) {
             return Ok(Type::Any);
         }
         let format = schema["format"].as_str().unwrap_or_default();

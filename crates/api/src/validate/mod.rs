@@ -14,7 +14,9 @@ use serde_json::Value;
 
 use crate::crds;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::object::Kind as _;
 use crate::path::{At, FieldPath};
+use crate::portway::GatewayParameters;
 use crate::yaml::{self, Document};
 
 mod cel;
@@ -32,6 +34,9 @@ use findings::{Finding, Findings, Hint};
 use metadata::NameRule;
 use schema::{Compiler, Schema};
 use suggest::nearest;
+
+/// How the groups of the Gateway API begin.
+const GATEWAY_API: &str = "gateway.networking.";
 
 /// What validation makes of one object.
 #[derive(Debug)]
@@ -97,7 +102,8 @@ impl Validator {
     /// Knows the embedded CRDs and the core kinds.
     pub fn new() -> Self {
         let core = include_str!("core.yaml").split("\n---\n");
-        let kinds = crds::EXPERIMENTAL.iter().map(|(_, text)| *text).chain(core).filter_map(KindEntry::peek);
+        let crds = crds::EXPERIMENTAL.iter().chain(crds::PORTWAY).map(|(_, text)| *text);
+        let kinds = crds.chain(core).filter_map(KindEntry::peek);
         Self { kinds: kinds.collect() }
     }
 
@@ -164,11 +170,13 @@ impl Validator {
         let served = || definition.versions.iter().filter(|version| version.served);
         let Some(version) = served().find(|served| served.name == version) else {
             let known: Vec<_> = served().map(|served| join(group, &served.name)).collect();
-            let message = format!(
-                "{kind} is not served as {api_version} by Gateway API {}: use {}",
-                crds::VERSION,
-                known.join(" or ")
-            );
+            let by = match group {
+                "" => "Kubernetes".to_owned(),
+                _ if group.starts_with(GATEWAY_API) => format!("Gateway API {}", crds::VERSION),
+                _ => "Portway".to_owned(),
+            };
+            let message =
+                format!("{kind} is not served as {api_version} by {by}: use {}", known.join(" or "));
             out.error(root.field("apiVersion"), message, Hint::None);
             return false;
         };
@@ -206,11 +214,12 @@ impl Validator {
         let root = At::ROOT;
         let of_group =
             || self.kinds.iter().filter(|entry| entry.group == group).map(|entry| entry.kind.as_str());
-        let is_gateway_api = group.starts_with("gateway.networking.");
-        if is_gateway_api && of_group().next().is_some() {
+        let is_gateway_api = group.starts_with(GATEWAY_API);
+        if (is_gateway_api || group == GatewayParameters::INFO.group) && of_group().next().is_some() {
+            let version = if is_gateway_api { crds::VERSION } else { "it" };
             let hint = match nearest(kind, of_group()) {
                 Some(near) => format!("did you mean {near}?"),
-                None => format!("{} has {}", crds::VERSION, of_group().collect::<Vec<_>>().join(", ")),
+                None => format!("{version} has {}", of_group().collect::<Vec<_>>().join(", ")),
             };
             let message = format!("{group} has no kind {kind:?}");
             return out.error(root.field("kind"), message, Hint::Text(hint));

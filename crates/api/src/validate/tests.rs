@@ -5,6 +5,7 @@ use super::*;
 mod core_kinds;
 mod go_module;
 mod official;
+mod parameters;
 mod rendered;
 
 pub(super) use official::{documents as official_documents, module};
@@ -32,7 +33,11 @@ fn route(spec: &str) -> String {
 #[test]
 fn every_embedded_schema_compiles_and_none_of_its_rules_is_left_to_the_slow_engine() {
     let validator = Validator::new();
-    assert_eq!(validator.kinds.len(), crds::EXPERIMENTAL.len() - 1 + 5, "all CRDs and five core kinds");
+    assert_eq!(
+        validator.kinds.len(),
+        crds::EXPERIMENTAL.len() - 1 + crds::PORTWAY.len() + 5,
+        "all CRDs and five core kinds"
+    );
     for entry in &validator.kinds {
         let definition = entry.definition().unwrap_or_else(|error| panic!("{}: {error}", entry.kind));
         assert!(definition.versions.iter().any(|version| version.served), "{}", entry.kind);

@@ -23,7 +23,8 @@ pub(super) struct Column {
 /// When an embedded CRD cannot be read, which a test rules out.
 pub(super) fn of(info: &KindInfo) -> anyhow::Result<Vec<Column>> {
     let file = format!("{}_{}.yaml", info.group, info.plural);
-    let Some((_, text)) = crds::EXPERIMENTAL.iter().find(|(name, _)| *name == file) else {
+    let Some((_, text)) = crds::EXPERIMENTAL.iter().chain(crds::PORTWAY).find(|(name, _)| *name == file)
+    else {
         return Ok(vec![Column::age()]);
     };
     let crd: Crd = serde_saphyr::from_str(text).with_context(|| format!("embedded {file}"))?;
