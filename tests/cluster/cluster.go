@@ -56,6 +56,9 @@ func startControlPlane(ctx context.Context, o *options) (*cluster, error) {
 }
 
 func (c *cluster) startComponents(ctx context.Context) error {
+	if err := os.WriteFile(c.file("audit-policy.yaml"), []byte(auditPolicy), 0o644); err != nil {
+		return err
+	}
 	if err := c.start("kube-apiserver", c.apiserverFlags()); err != nil {
 		return err
 	}
@@ -71,10 +74,13 @@ func (c *cluster) startComponents(ctx context.Context) error {
 	return nil
 }
 
+// file is a file of the state directory.
+func (c *cluster) file(name string) string { return filepath.Join(c.opts.dir, name) }
+
 // writeCredentials makes the CA, the certificates, the service-account key
 // and the administrator's kubeconfig.
 func (c *cluster) writeCredentials() error {
-	p, err := newPKI(filepath.Join(c.opts.dir, "pki"))
+	p, err := newPKI(c.file("pki"))
 	if err != nil {
 		return err
 	}
@@ -90,7 +96,7 @@ func (c *cluster) writeCredentials() error {
 	if err := p.client("sa", "service-accounts", ""); err != nil {
 		return err
 	}
-	c.kubeconfig = filepath.Join(c.opts.dir, "kubeconfig")
+	c.kubeconfig = c.file("kubeconfig")
 	data := func(file string) string {
 		b, readErr := os.ReadFile(p.path(file))
 		if readErr != nil {
@@ -121,10 +127,10 @@ users: [{name: admin, user: {client-certificate-data: %s, client-key-data: %s}}]
 
 func (c *cluster) startEtcd() error {
 	cfg := embed.NewConfig()
-	cfg.Dir = filepath.Join(c.opts.dir, "etcd")
+	cfg.Dir = c.file("etcd")
 	cfg.UnsafeNoFsync = true // the data does not outlive the run
 	cfg.LogLevel = "error"
-	cfg.LogOutputs = []string{filepath.Join(c.opts.dir, "etcd.log")}
+	cfg.LogOutputs = []string{c.file("etcd.log")}
 	client, _ := url.Parse(etcdURL)
 	peer, _ := url.Parse("http://127.0.0.1:2380")
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
@@ -145,8 +151,20 @@ func (c *cluster) startEtcd() error {
 	}
 }
 
+// auditPolicy has every request of a pod in audit.log: what a controller reads
+// and writes, and that it rests when nothing changes.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts"]}
+- {level: None}
+`
+
 func (c *cluster) apiserverFlags() []string {
 	return []string{
+		"--audit-policy-file=" + c.file("audit-policy.yaml"), "--audit-log-path=" + c.file("audit.log"),
 		"--etcd-servers=" + etcdURL,
 		"--bind-address=0.0.0.0", "--secure-port=6443", "--advertise-address=" + bridgeIP,
 		"--service-cluster-ip-range=" + serviceCIDR,
@@ -182,7 +200,7 @@ func (c *cluster) controllerFlags() []string {
 
 // startKubeProxy needs the Node object to exist.
 func (c *cluster) startKubeProxy() error {
-	conf := filepath.Join(c.opts.dir, "kube-proxy.yaml")
+	conf := c.file("kube-proxy.yaml")
 	text := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
@@ -203,7 +221,7 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 
 // start runs one linked-in component as a child process that logs to a file.
 func (c *cluster) start(name string, flags []string) error {
-	out, err := os.Create(filepath.Join(c.opts.dir, name+".log"))
+	out, err := os.Create(c.file(name + ".log"))
 	if err != nil {
 		return err
 	}
@@ -233,7 +251,7 @@ func (c *cluster) start(name string, flags []string) error {
 	}
 	c.procs = append(c.procs, cmd)
 	pid := []byte(fmt.Sprintln(cmd.Process.Pid))
-	if err := os.WriteFile(filepath.Join(c.opts.dir, name+".pid"), pid, 0o644); err != nil {
+	if err := os.WriteFile(c.file(name+".pid"), pid, 0o644); err != nil {
 		return err
 	}
 	log.Printf("%s started, pid %d", name, cmd.Process.Pid)

@@ -31,17 +31,18 @@ type podWorker struct {
 	cancel context.CancelFunc
 	grace  atomic.Int64 // seconds between SIGTERM and SIGKILL
 
-	mu       sync.Mutex
-	initOK   bool
-	gates    map[corev1.PodConditionType]bool // readiness gates that hold
-	statuses map[string]*corev1.ContainerStatus
-	changed  chan struct{}
+	mu         sync.Mutex
+	initOK     bool
+	gates      map[corev1.PodConditionType]bool // readiness gates that hold
+	statuses   map[string]*corev1.ContainerStatus
+	conditions map[corev1.PodConditionType]corev1.PodCondition // as last reported
+	changed    chan struct{}
 }
 
 func newPodWorker(k *kubelet, pod *corev1.Pod) *podWorker {
 	name := fmt.Sprintf("%s_%s_%s", pod.Namespace, pod.Name, pod.UID)
 	w := &podWorker{k: k, pod: pod, dir: filepath.Join(k.opts.dir, "pods", name), logs: filepath.Join(k.opts.dir, "logs", name),
-		statuses: map[string]*corev1.ContainerStatus{}, changed: make(chan struct{}, 1)}
+		statuses: map[string]*corev1.ContainerStatus{}, conditions: map[corev1.PodConditionType]corev1.PodCondition{}, changed: make(chan struct{}, 1)}
 	w.volumes = volumes{client: k.client, pod: pod, dir: filepath.Join(w.dir, "volumes"), tokens: map[string]token{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	for _, c := range append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
@@ -341,6 +342,10 @@ func (w *podWorker) status() corev1.PodStatus {
 		if ok {
 			c.Status = corev1.ConditionTrue
 		}
+		if last := w.conditions[kind]; last.Status == c.Status {
+			c = last
+		}
+		w.conditions[kind] = c
 		st.Conditions = append(st.Conditions, c)
 	}
 	condition(corev1.PodInitialized, w.initOK)

@@ -36,7 +36,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     cluster.up(&args.cluster)?;
     let output = cluster.dir.join("propagation.json");
     let mut command = cluster.command(program);
-    command.args(["-routes", &args.routes.to_string(), "-many", &args.many.to_string(), "-output"]);
+    command.args(["-routes", &args.routes.to_string(), "-many", &args.many.to_string()]);
+    command.arg("-audit").arg(cluster.dir.join("audit.log")).arg("-output");
     let status = command.arg(&output).status();
     cluster.down()?;
     ensure!(status?.success(), "the measurement failed; logs: {}", cluster.dir.display());
@@ -59,6 +60,8 @@ fn missed(result: &Value) -> Option<Vec<String>> {
     };
     let wrong = result["wrongAnswers"].as_object()?.values().filter_map(Value::as_f64).sum();
     mark("answers other than 404 and 200", wrong, 0.0);
+    let at_rest = result["writesAtRest"].as_object()?.values().filter_map(Value::as_f64).sum();
+    mark("writes of the controller at rest", at_rest, 0.0);
     mark("p99 of propagation, ms", result["propagation"]["p99Ms"].as_f64()?, 50.0);
     let attached = &result["attachedRoutes"];
     mark("attached routes counted, ms", attached["setupMs"].as_f64()?, 3000.0);
@@ -79,16 +82,18 @@ mod tests {
     fn each_mark_is_held_against_its_number() {
         let mut result = json!({
             "wrongAnswers": {},
+            "writesAtRest": {},
             "propagation": {"p99Ms": 49.0},
             "attachedRoutes": {"setupMs": 900.0, "setupStatusWrites": 12},
             "memory": [{"controllerBytes": 1, "proxyBytes": 1}, {"controllerBytes": 90_000_000, "proxyBytes": 50_000_000}],
         });
         assert_eq!(missed(&result), Some(Vec::new()));
         result["wrongAnswers"]["503"] = json!(1);
+        result["writesAtRest"]["patch gateways/status"] = json!(1);
         result["propagation"]["p99Ms"] = json!(51.0);
         result["attachedRoutes"] = json!({"setupMs": 3001.0, "setupStatusWrites": 51});
         result["memory"][1]["proxyBytes"] = json!(70_000_000);
-        assert_eq!(missed(&result).unwrap().len(), 5);
+        assert_eq!(missed(&result).unwrap().len(), 6);
         assert_eq!(missed(&json!({})), None);
     }
 }

@@ -42,6 +42,7 @@ var (
 // bench measures one Gateway, made for it.
 type bench struct {
 	class, system string
+	audit         string // the API server's audit log
 	client        kubernetes.Interface
 	gateways      dynamic.ResourceInterface
 	routes        dynamic.ResourceInterface
@@ -49,7 +50,7 @@ type bench struct {
 	address       string
 }
 
-func newBench(cfg *rest.Config, class, system string) (*bench, error) {
+func newBench(cfg *rest.Config, class, system, audit string) (*bench, error) {
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -58,7 +59,7 @@ func newBench(cfg *rest.Config, class, system string) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bench{class: class, system: system, client: client,
+	return &bench{class: class, system: system, audit: audit, client: client,
 		gateways: dyn.Resource(gatewayResource).Namespace(namespace),
 		routes:   dyn.Resource(routeResource).Namespace(namespace),
 		http:     http.Client{Timeout: 10 * time.Second},

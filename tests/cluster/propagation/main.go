@@ -27,6 +27,7 @@ type result struct {
 	WrongAnswer map[int]int     `json:"wrongAnswers"` // by status code, other than 404 and 200
 	Attached    attached        `json:"attachedRoutes"`
 	Memory      []memoryAtCount `json:"memory"`
+	Rest        map[string]int  `json:"writesAtRest"` // in restPeriod, by verb and resource
 }
 
 // distribution is of the times from the request to the API server to the first
@@ -59,6 +60,7 @@ func main() {
 	many := flag.Int("many", 5000, "routes of the last measurement of memory")
 	class := flag.String("class", "portway", "GatewayClass")
 	system := flag.String("system-namespace", "portway-system", "namespace of the controller")
+	audit := flag.String("audit", "", "the API server's audit log")
 	output := flag.String("output", "", "file for the result, as JSON")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -68,7 +70,7 @@ func main() {
 		log.Fatal(err)
 	}
 	cfg.QPS = -1
-	b, err := newBench(cfg, *class, *system)
+	b, err := newBench(cfg, *class, *system, *audit)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -124,6 +126,12 @@ func (b *bench) run(ctx context.Context, routes, many int) (*result, error) {
 			return nil, err
 		}
 	}
+	log.Printf("at rest for %s", restPeriod)
+	rest, err := b.writesAtRest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res.Rest = rest
 	log.Print("deleting them")
 	if err := b.deleteRoutes(ctx); err != nil {
 		return nil, err
@@ -153,6 +161,7 @@ func (r *result) print() {
 	a := r.Attached
 	fmt.Printf("%d routes at once: count right after %.0f ms, %d Gateway status writes; removed: %.0f ms, %d writes\n",
 		a.Routes, a.Setup, a.SetupWrites, a.Teardown, a.TeardownWrites)
+	fmt.Printf("writes of the controller in %s without changes: %v\n", restPeriod, r.Rest)
 	for _, m := range r.Memory {
 		fmt.Printf("memory at %d routes: controller %.1f MB, proxy %.1f MB\n",
 			m.Routes, float64(m.Controller)/1e6, float64(m.Proxy)/1e6)
