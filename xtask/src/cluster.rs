@@ -368,7 +368,12 @@ pub(crate) fn build_tools() -> anyhow::Result<()> {
     let flags = format!("-X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}");
     go_build(&source, "testbed", ".", &flags)?;
     go_build(&source, "kubectl", "k8s.io/kubernetes/cmd/kubectl", "")?;
-    go_build(&source, "helm", "helm.sh/helm/v3/cmd/helm", "")?;
+    // As helm's own build does: the version of Kubernetes that charts are rendered for.
+    let flags = ["chartutil", "lint/rules"].map(|package| {
+        let package = format!("helm.sh/helm/v3/pkg/{package}");
+        format!("-X {package}.k8sVersionMajor=1 -X {package}.k8sVersionMinor={minor}")
+    });
+    go_build(&source, "helm", "helm.sh/helm/v3/cmd/helm", &flags.join(" "))?;
     go_build(&source.join("echo"), "echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic", "")
 }
 
