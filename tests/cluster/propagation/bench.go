@@ -326,7 +326,8 @@ func (b *bench) waitServed(ctx context.Context, count int) error {
 	})
 }
 
-// memory sums the resident memory of the controller's pods and of the Gateway's.
+// memory is the resident memory of a controller and of a proxy: where there
+// are several, the largest.
 func (b *bench) memory(ctx context.Context) (memoryAtCount, error) {
 	var m memoryAtCount
 	var err error
@@ -342,7 +343,7 @@ func (b *bench) resident(ctx context.Context, namespace, selector string) (int64
 	if err != nil {
 		return 0, err
 	}
-	var sum int64
+	var largest int64
 	for _, pod := range pods.Items {
 		for _, c := range pod.Status.ContainerStatuses {
 			// The test bed's container ids are process ids.
@@ -354,13 +355,13 @@ func (b *bench) resident(ctx context.Context, namespace, selector string) (int64
 			if err != nil {
 				return 0, err
 			}
-			sum += bytes
+			largest = max(largest, bytes)
 		}
 	}
-	if sum == 0 {
+	if largest == 0 {
 		return 0, fmt.Errorf("no running pod in %s with labels %q", namespace, selector)
 	}
-	return sum, nil
+	return largest, nil
 }
 
 func residentOf(pid string) (int64, error) {

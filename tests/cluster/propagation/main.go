@@ -47,7 +47,7 @@ type attached struct {
 	TeardownWrites int     `json:"teardownStatusWrites"`
 }
 
-// memoryAtCount is the resident memory of all controller and all proxy pods.
+// memoryAtCount is the resident memory of the largest controller and proxy pod.
 type memoryAtCount struct {
 	Routes     int   `json:"routes"`
 	Controller int64 `json:"controllerBytes"`
