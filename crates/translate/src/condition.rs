@@ -31,7 +31,7 @@ const OWN: [&str; 8] = [
 /// `spec.listeners[0].port: 70000 is no port number`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// The field path in the object that is to blame.
+    /// The field path in the object that is to blame; empty if it is none.
     pub(crate) path: String,
     /// The reason of the condition that says it.
     pub(crate) reason: &'static str,
@@ -46,7 +46,10 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
     }
 }
 

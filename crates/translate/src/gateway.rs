@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portway_api::gateway::{Gateway, GatewayStatus, GatewayStatusAddress};
+use portway_api::gateway::{Gateway, GatewaySpecAddress, GatewayStatus, GatewayStatusAddress};
 use portway_plan::ObjectRef;
 use portway_store::Stored;
 
@@ -12,7 +12,7 @@ use crate::condition::{self, Finding, History, PROGRAMMED, Past, RESOLVED_REFS, 
 use crate::draft::object_ref;
 use crate::listener::{self, ListenerNode, ignored_fields};
 use crate::survey::{GatewayNode, Surveyor};
-use crate::{Machine, Options, grants, listenerset};
+use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, grants, listenerset};
 
 const IP_ADDRESS: &str = "IPAddress";
 
@@ -24,15 +24,20 @@ pub(crate) fn examine(
 ) -> GatewayNode {
     let mut node = GatewayNode {
         object: Arc::clone(gateway),
+        site: None,
         refused: None,
         addresses: Vec::new(),
         unusable: None,
+        reported: Vec::new(),
         unresolved: None,
         ignored: Vec::new(),
         listeners: Vec::new(),
         sets: Vec::new(),
     };
-    addresses(gateway, &mut node, surveyor.options);
+    match &surveyor.options.layout {
+        Layout::Shared(machine) => addresses(gateway, &mut node, machine),
+        Layout::PerGateway(fleets) => fleet(gateway, &mut node, fleets.get(&gateway.key)),
+    }
     if let Some(parameters) = gateway.spec.infrastructure.as_ref().and_then(|it| it.parameters_ref.as_ref()) {
         node.refused = Some(Finding::new(
             "spec.infrastructure.parametersRef",
@@ -64,30 +69,29 @@ pub(crate) fn examine(
     node
 }
 
-/// The addresses to bind. Without any in the spec, the Gateway's listeners bind all addresses that no other
-/// Gateway claims by name for the same port.
-fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
-    let local = options.layout.machine().and_then(|machine| machine.local_addresses.as_ref());
+/// The addresses to bind on one machine. Without any in the spec, the Gateway's listeners bind all addresses that
+/// no other Gateway claims by name for the same port.
+fn addresses(gateway: &Gateway, node: &mut GatewayNode, machine: &Machine) {
     let mut wanted = BTreeSet::new();
     for (i, address) in gateway.spec.addresses.iter().enumerate() {
         let path = format!("spec.addresses[{i}]");
-        let type_ = address.type_.as_deref().unwrap_or(IP_ADDRESS);
         if address.routability.as_deref().is_some_and(|routability| !routability.is_empty()) {
             node.ignored.push(format!("{path}.routability"));
         }
-        if type_ != IP_ADDRESS {
-            let message = format!("addresses of the type {type_} are not supported; use {IP_ADDRESS}");
-            node.refused.get_or_insert(Finding::new(path, "UnsupportedAddress", message));
-            continue;
-        }
-        let value = address.value.as_deref().unwrap_or_default();
+        let value = match requested(address, &path) {
+            Ok(value) => value,
+            Err(finding) => {
+                node.refused.get_or_insert(finding);
+                continue;
+            }
+        };
         if value.is_empty() {
             wanted.insert(None);
             continue;
         }
         let usable = match value.parse::<IpAddr>() {
             Err(_) => Err(format!("{value:?} is no IP address")),
-            Ok(ip) if local.is_some_and(|local| !local.contains(&ip)) => {
+            Ok(ip) if machine.local_addresses.as_ref().is_some_and(|local| !local.contains(&ip)) => {
                 Err(format!("this machine does not have the address {ip}"))
             }
             Ok(ip) => Ok(ip),
@@ -105,6 +109,44 @@ fn addresses(gateway: &Gateway, node: &mut GatewayNode, options: &Options) {
         wanted.insert(None);
     }
     node.addresses = wanted.into_iter().collect();
+}
+
+/// The value of an address that is asked for, empty for any.
+fn requested<'a>(address: &'a GatewaySpecAddress, path: &str) -> Result<&'a str, Finding> {
+    let type_ = address.type_.as_deref().unwrap_or(IP_ADDRESS);
+    if type_ == IP_ADDRESS {
+        return Ok(address.value.as_deref().unwrap_or_default());
+    }
+    let message = format!("addresses of the type {type_} are not supported; use {IP_ADDRESS}");
+    Err(Finding::new(path, "UnsupportedAddress", message))
+}
+
+/// Proxies of the Gateway's own bind all addresses of their pods; the Gateway's addresses are those of the
+/// Service in front of them.
+fn fleet(gateway: &Stored<Gateway>, node: &mut GatewayNode, fleet: Option<&Fleet>) {
+    node.site = Some(gateway.key.clone());
+    node.addresses = vec![None];
+    for (i, address) in gateway.spec.addresses.iter().enumerate() {
+        if let Err(finding) = requested(address, &format!("spec.addresses[{i}]")) {
+            node.refused.get_or_insert(finding);
+        }
+    }
+    node.reported = fleet.map(|fleet| fleet.addresses.clone()).unwrap_or_default();
+    match fleet.and_then(|fleet| fleet.trouble.as_ref()) {
+        Some(Trouble { reason, path, message }) => {
+            let finding = Finding::new(path.as_str(), reason.as_str(), message.as_str());
+            let place = match reason {
+                TroubleReason::UnsupportedAddress => &mut node.refused,
+                _ => &mut node.unusable,
+            };
+            place.get_or_insert(finding);
+        }
+        None if node.reported.is_empty() && node.refused.is_none() => {
+            let message = "the Gateway has no address yet";
+            node.unusable = Some(Finding::new("", "AddressNotAssigned", message));
+        }
+        None => {}
+    }
 }
 
 /// A client certificate for backends: nothing is sent over TLS to backends yet, so it is read past, but who
@@ -183,7 +225,7 @@ pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
             yes(PROGRAMMED, "Programmed", "the Gateway serves")
         }
         (_, Some(unusable)) if node.refused.is_none() => {
-            no(PROGRAMMED, "AddressNotUsable", unusable.to_string())
+            no(PROGRAMMED, unusable.reason, unusable.to_string())
         }
         (Some(finding), _) => no(PROGRAMMED, "Invalid", finding.to_string()),
         _ => no(PROGRAMMED, "Invalid", "no listener serves; see their conditions"),
@@ -222,25 +264,29 @@ pub(crate) fn status(
         let verdicts = listener.verdicts(obstacle);
         listener.status(attached(listener), condition::dated(&verdicts, generation, options.now, history))
     });
-    let bound: Vec<IpAddr> = match obstacle {
+    let addresses = match obstacle {
         Some(_) => Vec::new(),
-        None => {
-            let own = node.addresses.iter().copied().flatten();
-            let any = options.layout.machine().filter(|_| node.addresses.contains(&None));
-            own.chain(any.into_iter().flat_map(|machine| &machine.addresses).copied()).collect()
-        }
-    };
-    let address = |ip: IpAddr| GatewayStatusAddress {
-        routability: None,
-        type_: Some(IP_ADDRESS.to_owned()),
-        value: ip.to_string(),
+        None => reported(node, options),
     };
     let sets = node.sets.iter().filter(|set| listenerset::is_attached(set)).count();
     let history = History::of(past, |status| Some(&status.conditions));
     GatewayStatus {
-        addresses: bound.into_iter().map(address).collect(),
+        addresses,
         attached_listener_sets: Some(i32::try_from(sets).unwrap_or(i32::MAX)),
         conditions: condition::dated(&verdicts(node), generation, options.now, history),
         listeners: listeners.collect(),
     }
+}
+
+/// The addresses at which the Gateway is to be found.
+fn reported(node: &GatewayNode, options: &Options) -> Vec<GatewayStatusAddress> {
+    let Some(machine) = options.layout.machine() else { return node.reported.clone() };
+    let own = node.addresses.iter().flatten();
+    let any = node.addresses.contains(&None).then_some(&machine.addresses);
+    let address = |ip: &IpAddr| GatewayStatusAddress {
+        routability: None,
+        type_: Some(IP_ADDRESS.to_owned()),
+        value: ip.to_string(),
+    };
+    own.chain(any.into_iter().flatten()).map(address).collect()
 }

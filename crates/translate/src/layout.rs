@@ -24,6 +24,11 @@ impl Default for Layout {
 }
 
 impl Layout {
+    /// Whether two are of different kinds.
+    pub(crate) fn is_other_kind(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) != std::mem::discriminant(other)
+    }
+
     /// The machine that serves all Gateways, if one does.
     pub(crate) fn machine(&self) -> Option<&Machine> {
         match self {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::core::Secret;
-use portway_api::gateway::{Gateway, ListenerSet};
+use portway_api::gateway::{Gateway, GatewayStatusAddress, ListenerSet};
 use portway_api::object::{KindId, Metadata, ObjectKey};
 use portway_plan::{Certificate, CertificateKey, HostPattern, Shards};
 use portway_store::{Resources, Stored};
@@ -13,7 +13,7 @@ use portway_store::{Resources, Stored};
 use crate::attach::{ListenerView, ParentView};
 use crate::class::ClassNode;
 use crate::condition::Finding;
-use crate::listener::ListenerNode;
+use crate::listener::{ListenerId, ListenerNode};
 use crate::precedence::Seniority;
 use crate::{Options, certificate, class, contest, gateway, listenerset};
 
@@ -21,12 +21,16 @@ use crate::{Options, certificate, class, contest, gateway, listenerset};
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayNode {
     pub(crate) object: Arc<Stored<Gateway>>,
+    /// Whose plan has its listeners.
+    pub(crate) site: Site,
     /// Why the Gateway as a whole is not accepted.
     pub(crate) refused: Option<Finding>,
     /// The addresses to bind; `None` for all.
     pub(crate) addresses: Vec<Option<IpAddr>>,
-    /// An address that the machine does not have.
+    /// An address that cannot be had, or another fault of what serves the Gateway.
     pub(crate) unusable: Option<Finding>,
+    /// The addresses to report, if others know them better.
+    pub(crate) reported: Vec<GatewayStatusAddress>,
     /// References of the Gateway itself that cannot be followed.
     pub(crate) unresolved: Option<Finding>,
     pub(crate) ignored: Vec<String>,
@@ -52,6 +56,9 @@ pub(crate) struct SetNode {
     pub(crate) listeners: Vec<ListenerNode>,
 }
 
+/// Whose plan something belongs in: that of one Gateway, or (`None`) the one of all Gateways together.
+pub(crate) type Site = Option<ObjectKey>;
+
 /// What was found, all at once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Survey {
@@ -65,8 +72,8 @@ pub(crate) struct Survey {
     pub(crate) owners: BTreeMap<ObjectKey, ObjectKey>,
     /// What routes see of Gateways and ListenerSets.
     pub(crate) parents: BTreeMap<ObjectKey, Arc<ParentView>>,
-    /// The certificates that are served.
-    pub(crate) certificates: Shards<CertificateKey, Arc<Certificate>>,
+    /// The certificates that are served, by the plan that has them.
+    pub(crate) certificates: BTreeMap<Site, Shards<CertificateKey, Arc<Certificate>>>,
     /// The Secrets that were asked for, there or not.
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// The objects that were asked for with permission, there or not.
@@ -85,6 +92,15 @@ pub(crate) struct Surveyor<'a> {
     expires: Option<i64>,
     /// The Gateway whose listeners, or whose sets' listeners, are being examined.
     pub(crate) gateway: ObjectKey,
+}
+
+impl Survey {
+    /// Whose plan has a listener.
+    pub(crate) fn site(&self, listener: &ListenerId) -> Option<&Site> {
+        let parent = &listener.parent;
+        let gateway = self.owners.get(parent).unwrap_or(parent);
+        Some(&self.gateways.get(*self.places.get(gateway)?)?.site)
+    }
 }
 
 impl Surveyor<'_> {
@@ -162,11 +178,13 @@ pub(crate) fn survey(
             .map(|(namespace, name)| ObjectKey::new(KindId::Secret, namespace, name))
             .collect(),
     );
-    let mut contest = contest::Contest::default();
+    let mut contests: BTreeMap<Site, contest::Contest> = BTreeMap::new();
     for node in survey.gateways.iter_mut().filter(|node| node.refused.is_none()) {
+        let contest = contests.entry(node.site.clone()).or_default();
         contest.enter(&node.addresses, &mut node.listeners);
     }
     for node in survey.gateways.iter_mut().filter(|node| node.refused.is_none()) {
+        let contest = contests.entry(node.site.clone()).or_default();
         for set in node.sets.iter_mut().filter(|set| set.refused.is_none()) {
             contest.enter(&node.addresses, &mut set.listeners);
         }
@@ -184,27 +202,27 @@ pub(crate) fn survey(
     survey
 }
 
-/// The certificates of all listeners in the plan.
+/// The certificates of all listeners that are in a plan, by the plan.
 fn served(
     gateways: &[GatewayNode],
     read: &BTreeMap<CertificateKey, certificate::Read>,
-) -> Shards<CertificateKey, Arc<Certificate>> {
-    let planned = gateways
-        .iter()
-        .filter(|gateway| gateway::obstacle(gateway).is_none())
-        .flat_map(GatewayNode::merged)
-        .filter(|node| node.is_valid());
-    planned
-        .flat_map(|node| &node.certificates)
-        .filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))))
-        .collect()
+) -> BTreeMap<Site, Shards<CertificateKey, Arc<Certificate>>> {
+    let mut served: BTreeMap<Site, BTreeMap<_, _>> = BTreeMap::new();
+    for gateway in gateways.iter().filter(|gateway| gateway::obstacle(gateway).is_none()) {
+        let planned = gateway.merged().filter(|node| node.is_valid());
+        let certificates = planned
+            .flat_map(|node| &node.certificates)
+            .filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))));
+        served.entry(gateway.site.clone()).or_default().extend(certificates);
+    }
+    served.into_iter().map(|(site, certificates)| (site, certificates.into())).collect()
 }
 
 fn find_overlaps(gateways: &mut [GatewayNode]) {
-    let mut bound: BTreeMap<Option<IpAddr>, Vec<usize>> = BTreeMap::new();
+    let mut bound: BTreeMap<(Site, Option<IpAddr>), Vec<usize>> = BTreeMap::new();
     for (i, node) in gateways.iter().enumerate().filter(|(_, node)| node.refused.is_none()) {
         for address in &node.addresses {
-            bound.entry(*address).or_default().push(i);
+            bound.entry((node.site.clone(), *address)).or_default().push(i);
         }
     }
     for places in bound.into_values() {

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use portway_api::core::{EndpointSlice, SERVICE_NAME_LABEL};
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
-    BackendKey, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards, TlsTermination, Transport,
+    Backend, BackendKey, Endpoints, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards,
+    TlsTermination, Transport,
 };
 use portway_store::{Change, Changes, Resources};
 
@@ -28,7 +29,7 @@ use crate::place::Places;
 use crate::problem;
 use crate::route::{self, RouteNode, RouteObject};
 use crate::status::{Status, Statuses};
-use crate::survey::{Survey, survey};
+use crate::survey::{Site, Survey, survey};
 use crate::{Options, Problems, Translation, certificate, class, gateway, listenerset};
 
 /// Translates again and again, each time at the cost of what changed since the time before.
@@ -44,12 +45,15 @@ pub struct Translator {
     routes: BTreeMap<ObjectKey, RouteNode>,
     dependents: BTreeMap<Dependency, BTreeSet<ObjectKey>>,
     places: Places,
-    /// How many routes in the plan send to a backend.
-    users: BTreeMap<BackendKey, usize>,
-    /// The routes that count in `users`.
-    in_plan: BTreeSet<ObjectKey>,
+    /// How many routes in each plan send to a backend.
+    users: BTreeMap<BackendKey, BTreeMap<Site, usize>>,
+    /// The plans that routes are in, and count in `users` for.
+    in_plan: BTreeMap<ObjectKey, BTreeSet<Site>>,
     listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    /// With [`Layout::Shared`].
     plan: Arc<Plan>,
+    /// With [`Layout::PerGateway`].
+    plans: Shards<ObjectKey, Arc<Plan>>,
     statuses: Statuses,
     problems: Problems,
 }
@@ -59,10 +63,24 @@ pub struct Translator {
 struct Work {
     survey: bool,
     routes: BTreeSet<ObjectKey>,
-    /// Backends that joined, left or are to be looked at again.
-    backends: BTreeSet<BackendKey>,
+    /// Backends that joined plans, left them, or are to be looked at again in them.
+    backends: BTreeMap<BackendKey, BTreeSet<Site>>,
     /// Listeners whose hosts changed.
     listeners: BTreeSet<ListenerId>,
+}
+
+/// An address and port to bind.
+type Socket = (Option<IpAddr>, u16, Transport);
+
+/// What a plan has of a backend.
+type BackendParts = (Option<Arc<Backend>>, Option<Arc<Endpoints>>);
+
+impl Work {
+    fn look_at<'b>(&mut self, backends: impl Iterator<Item = (&'b BackendKey, &'b BTreeMap<Site, usize>)>) {
+        for (key, sites) in backends {
+            self.backends.entry(key.clone()).or_default().extend(sites.keys().cloned());
+        }
+    }
 }
 
 impl Translator {
@@ -75,6 +93,9 @@ impl Translator {
     /// Translates `resources`, of which only `changes` are different from the time before. The first time,
     /// everything is translated, whatever `changes` says.
     pub fn update(&mut self, resources: &Resources, changes: &Changes, options: &Options) -> Translation {
+        if self.last.as_ref().is_some_and(|(_, told)| told.layout.is_other_kind(&options.layout)) {
+            *self = Self::new();
+        }
         let mut work = match self.last.take() {
             None => Work {
                 survey: true,
@@ -99,7 +120,7 @@ impl Translator {
         self.last = Some((resources.clone(), options.clone()));
         Translation {
             plan: Arc::clone(&self.plan),
-            plans: Shards::default(),
+            plans: self.plans.clone(),
             statuses: self.statuses.clone(),
             problems: self.problems.clone(),
             wanted: Arc::clone(&self.survey.wanted),
@@ -139,14 +160,13 @@ impl Translator {
                 }
                 KindId::Service => {
                     of(&Dependency::Service(Arc::clone(namespace), Arc::clone(name)));
-                    work.backends.extend(self.backends_of(namespace, name));
+                    work.look_at(self.backends_of(namespace, name));
                 }
                 KindId::EndpointSlice => {
                     for resources in [before, after] {
                         let slice = resources.get::<EndpointSlice>(namespace, name);
                         let service = slice.and_then(|slice| slice.metadata.labels.get(SERVICE_NAME_LABEL));
-                        work.backends
-                            .extend(service.into_iter().flat_map(|name| self.backends_of(namespace, name)));
+                        work.look_at(service.into_iter().flat_map(|name| self.backends_of(namespace, name)));
                     }
                 }
                 KindId::HTTPRoute
@@ -168,18 +188,22 @@ impl Translator {
         work
     }
 
-    /// The backends in the plan that are ports of a Service.
-    fn backends_of(&self, namespace: &str, name: &str) -> impl Iterator<Item = BackendKey> + use<'_> {
+    /// The backends in plans that are ports of a Service, and the plans that they are in.
+    fn backends_of(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Iterator<Item = (&BackendKey, &BTreeMap<Site, usize>)> + use<'_> {
         let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
         let first = BackendKey { object: object.clone(), port: 0, transport: Transport::Tcp };
         let last = BackendKey { object, port: u16::MAX, transport: Transport::Udp };
-        self.users.range(first..=last).map(|(key, _)| key.clone())
+        self.users.range(first..=last)
     }
 
     /// Surveys all parents again, and finds out which routes see them differently.
     fn look_around(&mut self, resources: &Resources, options: &Options, work: &mut Work) {
         let planned = |survey: &Survey| -> BTreeSet<ListenerId> {
-            planned(survey).map(|node| node.id.clone()).collect()
+            planned(survey).map(|(_, node)| node.id.clone()).collect()
         };
         let survey = survey(resources, options, &mut self.read);
         let before = planned(&self.survey);
@@ -219,28 +243,37 @@ impl Translator {
         if work.routes.is_empty() {
             return;
         }
-        let planned: BTreeSet<&ListenerId> = planned(&self.survey).map(|node| &node.id).collect();
+        let planned: BTreeMap<&ListenerId, &Site> =
+            planned(&self.survey).map(|(site, node)| (&node.id, site)).collect();
         for key in &work.routes {
             let Some(node) = self.routes.get(key) else { continue };
             let draft = drafts.remove(key).unwrap_or_else(|| node.object.draft(resources));
             self.places.clear(node);
-            let serves = self.places.fill(node, &draft, |listener| planned.contains(listener));
-            let served = self.in_plan.contains(key);
-            if serves && !served {
-                self.in_plan.insert(key.clone());
+            let serves = self.places.fill(node, &draft, |listener| planned.contains_key(listener));
+            let mut now: BTreeSet<Site> = BTreeSet::new();
+            if serves {
+                let stays = |listener: &&ListenerId| self.places.rival(listener, node).is_none();
+                let listeners = node.bindings().into_keys().filter(stays);
+                now.extend(listeners.filter_map(|listener| planned.get(listener).copied().cloned()));
+            }
+            let before = self.in_plan.get(key).cloned().unwrap_or_default();
+            for site in now.difference(&before) {
                 for backend in &node.backends {
-                    *self.users.entry(backend.clone()).or_default() += 1;
-                    work.backends.insert(backend.clone());
+                    *self.users.entry(backend.clone()).or_default().entry(site.clone()).or_default() += 1;
+                    work.backends.entry(backend.clone()).or_default().insert(site.clone());
                 }
-            } else if served && !serves {
-                release(&mut self.users, node, &mut work.backends);
+            }
+            release(&mut self.users, node, before.difference(&now), &mut work.backends);
+            if now.is_empty() {
                 self.in_plan.remove(key);
+            } else {
+                self.in_plan.insert(key.clone(), now);
             }
         }
     }
 
     /// Takes back what a route left in the indexes.
-    fn forget(&mut self, node: &RouteNode, backends: &mut BTreeSet<BackendKey>) {
+    fn forget(&mut self, node: &RouteNode, backends: &mut BTreeMap<BackendKey, BTreeSet<Site>>) {
         let key = node.object.key();
         for dependency in &node.dependencies {
             if let Some(routes) = self.dependents.get_mut(dependency) {
@@ -250,38 +283,88 @@ impl Translator {
                 }
             }
         }
-        if self.in_plan.remove(key) {
-            release(&mut self.users, node, backends);
-        }
+        let sites = self.in_plan.remove(key).unwrap_or_default();
+        release(&mut self.users, node, &sites, backends);
     }
 
-    /// Builds the plan, sharing all that is as it was.
+    /// Builds the plans anew that change, sharing all that is as it was.
     fn build(&mut self, resources: &Resources, work: &Work) {
         if !work.survey && work.listeners.is_empty() && work.backends.is_empty() {
             return;
         }
-        let mut plan = Plan::clone(&self.plan);
-        if work.survey || !work.listeners.is_empty() {
-            plan.ports = self.ports(work);
+        let mut sites: BTreeSet<Site> =
+            work.listeners.iter().filter_map(|listener| self.survey.site(listener).cloned()).collect();
+        if work.survey {
+            let accepted = self.survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
+            sites = accepted.map(|node| node.site.clone()).collect();
+            // Whose last Gateway is gone has nothing to serve any more.
+            if self.plan != Arc::default() {
+                sites.insert(None);
+            }
+            let gone = self.plans.keys().filter(|gateway| !sites.contains(&Some((*gateway).clone())));
+            for gateway in gone.cloned().collect::<Vec<_>>() {
+                self.plans.remove(&gateway);
+            }
         }
-        if work.survey && plan.certificates != self.survey.certificates {
-            plan.certificates = self.survey.certificates.clone();
+        let mut ports = self.ports(work, &sites);
+        let mut backends: BTreeMap<&Site, Vec<(&BackendKey, BackendParts)>> = BTreeMap::new();
+        for (key, sites) in &work.backends {
+            let parts = || {
+                let endpoints = backend::locate(resources, key);
+                let endpoints = (!endpoints.list.is_empty()).then(|| Arc::new(endpoints));
+                (Some(Arc::new(backend::describe(resources, key))), endpoints)
+            };
+            let users = self.users.get(key);
+            let used = users.map(|_| parts());
+            for site in sites {
+                let is_user = users.is_some_and(|users| users.contains_key(site));
+                let parts = used.clone().filter(|_| is_user).unwrap_or_default();
+                backends.entry(site).or_default().push((key, parts));
+            }
         }
-        for key in &work.backends {
-            let used = self.users.contains_key(key);
-            let backend = used.then(|| backend::describe(resources, key));
-            set(&mut plan.backends, key, backend);
-            let endpoints = used.then(|| backend::locate(resources, key));
-            set(&mut plan.endpoints, key, endpoints.filter(|endpoints| !endpoints.list.is_empty()));
+        // What left a plan that is gone needs not be taken out of it.
+        let there = |site: &&Site| site.as_ref().is_none_or(|gateway| self.plans.contains_key(gateway));
+        sites.extend(backends.keys().copied().filter(there).cloned());
+        for site in &sites {
+            let known = match site {
+                None => Some(&self.plan),
+                Some(gateway) => self.plans.get(gateway),
+            };
+            let mut plan = known.map(|known| Plan::clone(known)).unwrap_or_default();
+            let mut changed = known.is_none();
+            if let Some(ports) = ports.remove(site).filter(|ports| *ports != plan.ports) {
+                (plan.ports, changed) = (ports, true);
+            }
+            if work.survey {
+                let certificates = self.survey.certificates.get(site).cloned().unwrap_or_default();
+                if plan.certificates != certificates {
+                    (plan.certificates, changed) = (certificates, true);
+                }
+            }
+            for (key, (backend, endpoints)) in backends.remove(site).unwrap_or_default() {
+                changed |= set(&mut plan.backends, key, backend);
+                changed |= set(&mut plan.endpoints, key, endpoints);
+            }
+            if !changed {
+                continue;
+            }
+            match site {
+                None => self.plan = Arc::new(plan),
+                Some(gateway) => {
+                    self.plans.insert(gateway.clone(), Arc::new(plan));
+                }
+            }
         }
-        self.plan = Arc::new(plan);
     }
 
-    fn ports(&mut self, work: &Work) -> Vec<Arc<Port>> {
-        let mut ports: BTreeMap<(Option<IpAddr>, u16, Transport), Vec<Arc<Listener>>> = BTreeMap::new();
+    /// The ports of some plans; of all there are, after a survey.
+    fn ports(&mut self, work: &Work, sites: &BTreeSet<Site>) -> BTreeMap<Site, Vec<Arc<Port>>> {
+        let mut ports: BTreeMap<Site, BTreeMap<Socket, Vec<Arc<Listener>>>> =
+            sites.iter().map(|site| (site.clone(), BTreeMap::new())).collect();
         let mut listeners = BTreeMap::new();
         let gateways = self.survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
         for gateway in gateways {
+            let Some(ports) = ports.get_mut(&gateway.site) else { continue };
             for node in gateway.merged().filter(|node| node.is_valid()) {
                 let known = self.listeners.get(&node.id);
                 let listener = match known {
@@ -301,22 +384,32 @@ impl Translator {
                 listeners.insert(node.id.clone(), listener);
             }
         }
-        self.listeners = listeners;
-        let known = |port: &Port| {
+        if work.survey {
+            self.listeners = listeners;
+        } else {
+            self.listeners.extend(listeners);
+        }
+        let known = |site: &Site, port: &Port| {
+            let plan = match site {
+                None => &self.plan,
+                Some(gateway) => self.plans.get(gateway)?,
+            };
             let place = |port: &Port| (port.address, port.port, port.transport);
-            let known = self.plan.ports.binary_search_by_key(&place(port), |known| place(known)).ok();
-            known.map(|at| &self.plan.ports[at]).filter(|known| ***known == *port).cloned()
+            let known = plan.ports.binary_search_by_key(&place(port), |known| place(known)).ok();
+            known.map(|at| &plan.ports[at]).filter(|known| ***known == *port).cloned()
         };
-        ports
-            .into_iter()
-            .map(|((address, port, transport), mut listeners)| {
+        let build = |(site, sockets): (Site, BTreeMap<Socket, Vec<Arc<Listener>>>)| {
+            let ports = sockets.into_iter().map(|((address, port, transport), mut listeners)| {
                 listeners.sort_by(|a, b| {
                     (Reverse(&a.hostname), &a.source).cmp(&(Reverse(&b.hostname), &b.source))
                 });
                 let port = Port { address, port, transport, listeners };
-                known(&port).unwrap_or_else(|| Arc::new(port))
-            })
-            .collect()
+                known(&site, &port).unwrap_or_else(|| Arc::new(port))
+            });
+            let ports = ports.collect();
+            (site, ports)
+        };
+        ports.into_iter().map(build).collect()
     }
 
     fn listener(&self, node: &ListenerNode) -> Listener {
@@ -468,38 +561,46 @@ impl Translator {
     }
 }
 
-/// Sets or removes an entry; what is as it was stays shared.
-fn set<K: Ord + Clone, V: PartialEq>(map: &mut Shards<K, Arc<V>>, key: &K, value: Option<V>) {
+/// Sets or removes an entry; what is as it was stays shared. Returns whether it is another now.
+fn set<K: Ord + Clone, V: PartialEq>(map: &mut Shards<K, Arc<V>>, key: &K, value: Option<Arc<V>>) -> bool {
     match (map.get(key), value) {
-        (Some(known), Some(value)) if **known == value => {}
-        (_, Some(value)) => {
-            map.insert(key.clone(), Arc::new(value));
-        }
-        (Some(_), None) => {
-            map.remove(key);
-        }
-        (None, None) => {}
-    }
+        (Some(known), Some(value)) if **known == *value => return false,
+        (None, None) => return false,
+        (_, Some(value)) => map.insert(key.clone(), value),
+        (Some(_), None) => map.remove(key),
+    };
+    true
 }
 
-/// The listeners that are in the plan.
-fn planned(survey: &Survey) -> impl Iterator<Item = &ListenerNode> {
-    survey
-        .gateways
-        .iter()
-        .filter(|node| gateway::obstacle(node).is_none())
-        .flat_map(|node| node.merged().filter(|listener| listener.is_valid()))
+/// The listeners that are in plans, each with whose plan that is.
+fn planned(survey: &Survey) -> impl Iterator<Item = (&Site, &ListenerNode)> {
+    survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none()).flat_map(|node| {
+        let listeners = node.merged().filter(|listener| listener.is_valid());
+        listeners.map(|listener| (&node.site, listener))
+    })
 }
 
-/// A route no longer sends to its backends.
-fn release(users: &mut BTreeMap<BackendKey, usize>, node: &RouteNode, backends: &mut BTreeSet<BackendKey>) {
-    for backend in &node.backends {
-        if let Some(count) = users.get_mut(backend) {
-            *count -= 1;
-            if *count == 0 {
-                users.remove(backend);
+/// A route no longer sends to its backends, as far as some plans go.
+fn release<'s>(
+    users: &mut BTreeMap<BackendKey, BTreeMap<Site, usize>>,
+    node: &RouteNode,
+    sites: impl IntoIterator<Item = &'s Site>,
+    backends: &mut BTreeMap<BackendKey, BTreeSet<Site>>,
+) {
+    for site in sites {
+        for backend in &node.backends {
+            if let Some(counts) = users.get_mut(backend) {
+                if let Some(count) = counts.get_mut(site) {
+                    *count -= 1;
+                    if *count == 0 {
+                        counts.remove(site);
+                    }
+                }
+                if counts.is_empty() {
+                    users.remove(backend);
+                }
             }
+            backends.entry(backend.clone()).or_default().insert(site.clone());
         }
-        backends.insert(backend.clone());
     }
 }

@@ -2,9 +2,10 @@
 
 mod common;
 
+use portway_api::gateway::GatewayStatusAddress;
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{AnyObject, Change, Changes, Resources};
-use portway_translate::{Layout, Machine, Options, Translator, translate};
+use portway_translate::{Fleet, Layout, Machine, Options, Translator, Trouble, TroubleReason, translate};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -238,11 +239,35 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
     AnyObject::read(kind, value, None, |_| {}).unwrap()
 }
 
-fn options() -> Options {
+/// One machine for all, or what a die says of each Gateway's proxies.
+fn options(fleets: Option<u32>) -> Options {
     let mut options = common::options();
-    let local_addresses = Some(["127.0.0.1".parse().unwrap()].into());
-    options.layout = Layout::Shared(Machine { local_addresses, ..Machine::default() });
+    options.layout = match fleets {
+        None => {
+            let local_addresses = Some(["127.0.0.1".parse().unwrap()].into());
+            Layout::Shared(Machine { local_addresses, ..Machine::default() })
+        }
+        Some(seed) => {
+            let mut dice = Dice(u64::from(seed));
+            let fleet = |name| Some((ObjectKey::new(KindId::Gateway, "infra", name), fleet(&mut dice)?));
+            Layout::PerGateway(["g", "h"].into_iter().filter_map(fleet).collect())
+        }
+    };
     options
+}
+
+fn fleet(dice: &mut Dice) -> Option<Fleet> {
+    let address = GatewayStatusAddress { value: "10.1.1.1".to_owned(), ..GatewayStatusAddress::default() };
+    let trouble = |reason| {
+        let (path, message) = ("spec.addresses[0]".to_owned(), "no".to_owned());
+        Some(Fleet { addresses: Vec::new(), trouble: Some(Trouble { reason, path, message }) })
+    };
+    match dice.roll(6) {
+        0 => None,
+        1 => trouble(TroubleReason::UnsupportedAddress),
+        2 => trouble(TroubleReason::AddressNotUsable),
+        _ => Some(Fleet { addresses: vec![address], trouble: None }),
+    }
 }
 
 proptest! {
@@ -255,14 +280,18 @@ proptest! {
             prop::collection::vec((0..SLOTS.len(), prop::option::weighted(0.8, any::<u32>())), 1..4),
             1..12,
         ),
+        per_gateway in any::<bool>(),
+        fleets in prop::collection::vec(any::<u32>(), 14),
     ) {
         let generated = rcgen::generate_simple_self_signed(["a.example.com".to_owned()]).unwrap();
         let pair = (generated.cert.pem(), generated.signing_key.serialize_pem());
         let mut resources = Resources::default();
         let mut translator = Translator::new();
-        translator.update(&resources, &Changes::default(), &options());
+        // The fleets change now and then, among edits.
+        let options = |turn: usize| options(per_gateway.then(|| fleets[turn / 2]));
+        translator.update(&resources, &Changes::default(), &options(0));
         let world = world.into_iter().enumerate().map(|(slot, seed)| (slot, Some(seed))).collect();
-        for batch in [world].into_iter().chain(edits) {
+        for (turn, batch) in [world].into_iter().chain(edits).enumerate() {
             let mut changes = Changes::default();
             for (slot, seed) in batch {
                 let (kind, namespace, name) = SLOTS[slot];
@@ -279,8 +308,8 @@ proptest! {
                     }
                 }
             }
-            let followed = translator.update(&resources, &changes, &options());
-            let anew = translate(&resources, &options());
+            let followed = translator.update(&resources, &changes, &options(turn));
+            let anew = translate(&resources, &options(turn));
             prop_assert_eq!(common::readable(&followed), common::readable(&anew));
             prop_assert_eq!(followed, anew);
         }

@@ -1,13 +1,14 @@
 //! What the tests of this crate share: goldens' inputs, and a readable form of translations.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use portway_api::gateway::{Condition, ListenerStatus};
-use portway_api::object::{KindId, Time};
-use portway_plan::{Entry, ObjectRef, PathMatch, Regex, Source, StringMatch, Transport};
+use portway_api::gateway::{Condition, GatewayStatusAddress, ListenerStatus};
+use portway_api::object::{KindId, ObjectKey, Time};
+use portway_plan::{Entry, ObjectRef, PathMatch, Plan, Regex, Source, StringMatch, Transport};
 use portway_store::{AnyObject, Loaded, Resources};
-use portway_translate::{Layout, Machine, Options, Status, Translation};
+use portway_translate::{Crds, Fleet, Layout, Machine, Options, Status, Translation, Trouble, TroubleReason};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -43,6 +44,8 @@ pub(crate) fn input(text: &str) -> &str {
 pub(crate) fn options_of(text: &str) -> Options {
     let mut options = options();
     let mut machine = Machine::default();
+    let mut fleets = BTreeMap::new();
+    let mut per_gateway = false;
     let settings = text.lines().filter_map(|line| line.strip_prefix("# option ")?.split_once(": "));
     for (name, value) in settings {
         match name {
@@ -68,12 +71,47 @@ pub(crate) fn options_of(text: &str) -> Options {
                     Source { object: object.into(), path: path.into(), section: Some(section.into()) };
                 machine.failed.insert(source, why.to_owned());
             }
+            // `infra/g 10.0.0.1`: its Service has this address. `infra/g Reason path: message`: it has a fault.
+            "fleet" => {
+                let (gateway, rest) = value.split_once(' ').unwrap();
+                let (namespace, name) = gateway.split_once('/').unwrap();
+                fleets.insert(ObjectKey::new(KindId::Gateway, namespace, name), fleet(rest));
+            }
+            // Proxies per Gateway, whether anything is known of them or not.
+            "layout" => per_gateway = value == "PerGateway",
+            "crds" => {
+                let (bundle_version, channel) = value.split_once(' ').unwrap();
+                let (bundle_version, channel) = (bundle_version.to_owned(), channel.to_owned());
+                options.crds = Some(Crds { bundle_version, channel });
+            }
             "unvalidated" => {}
             other => panic!("no option {other}"),
         }
     }
-    options.layout = Layout::Shared(machine);
+    options.layout = if per_gateway { Layout::PerGateway(fleets.into()) } else { Layout::Shared(machine) };
     options
+}
+
+fn fleet(text: &str) -> Fleet {
+    let Some((reason, rest)) = text.split_once(' ') else {
+        let address = GatewayStatusAddress {
+            routability: None,
+            type_: Some("IPAddress".to_owned()),
+            value: text.to_owned(),
+        };
+        return Fleet { addresses: vec![address], trouble: None };
+    };
+    let reasons = [
+        TroubleReason::UnsupportedAddress,
+        TroubleReason::AddressNotAssigned,
+        TroubleReason::AddressNotUsable,
+        TroubleReason::NoResources,
+        TroubleReason::Invalid,
+    ];
+    let reason = reasons.into_iter().find(|known| known.as_str() == reason).unwrap();
+    let (path, message) = rest.split_once(": ").unwrap_or(("", rest));
+    let trouble = Trouble { reason, path: path.to_owned(), message: message.to_owned() };
+    Fleet { addresses: Vec::new(), trouble: Some(trouble) }
 }
 
 /// Reads documents; all of them must be valid, unless they say `# option unvalidated: yes`.
@@ -132,13 +170,8 @@ pub(crate) fn takes(
 
 /// A translation as people like to read it.
 pub(crate) fn readable(translation: &Translation) -> String {
-    let mut plan = serde_json::to_value(&*translation.plan).unwrap();
-    if let Some(certificates) = plan["certificates"].as_object_mut() {
-        for certificate in certificates.values_mut() {
-            // The bytes of certificates tell nobody anything.
-            certificate.as_object_mut().unwrap().retain(|key, _| key == "names" || key == "notAfter");
-        }
-    }
+    let plans: Map<String, Value> =
+        translation.plans.iter().map(|(gateway, plan)| (gateway.to_string(), readable_plan(plan))).collect();
     let statuses: Map<String, Value> =
         translation.statuses.iter().map(|(key, status)| (key.to_string(), readable_status(status))).collect();
     let mut problems = Map::new();
@@ -147,9 +180,25 @@ pub(crate) fn readable(translation: &Translation) -> String {
         let list = problems.entry(key.to_string()).or_insert_with(|| json!([]));
         list.as_array_mut().unwrap().push(line.into());
     }
-    let mut all = json!({"plan": plan, "statuses": statuses, "problems": problems});
+    let mut all = json!({
+        "plan": readable_plan(&translation.plan),
+        "plans": plans,
+        "statuses": statuses,
+        "problems": problems,
+    });
     compact(&mut all);
     serde_saphyr::to_string(&all).unwrap()
+}
+
+fn readable_plan(plan: &Plan) -> Value {
+    let mut plan = serde_json::to_value(plan).unwrap();
+    if let Some(certificates) = plan["certificates"].as_object_mut() {
+        for certificate in certificates.values_mut() {
+            // The bytes of certificates tell nobody anything.
+            certificate.as_object_mut().unwrap().retain(|key, _| key == "names" || key == "notAfter");
+        }
+    }
+    plan
 }
 
 fn readable_status(status: &Status) -> Value {
