@@ -4,7 +4,7 @@
 //! Resources ─► class, gateway, listenerset ─► listener ─► contest          who may listen where
 //!           └► http, grpc, l4 ─► filter, backend, grants                       what each route asks for
 //!                              └► attach ─► exclusive ─► place             what is served where
-//!                                                          └► Plan, Statuses, Problems
+//!                                                          └► plans ─► Plan, Statuses, Problems
 //! ```
 //!
 //! Pure and synchronous: no clock, no I/O, no globals; the time comes in with [`Options`]. Any order of the
@@ -31,6 +31,7 @@ mod listener;
 mod listenerset;
 mod pattern;
 mod place;
+mod plans;
 mod precedence;
 mod problem;
 mod route;

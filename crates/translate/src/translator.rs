@@ -8,24 +8,19 @@
 //!            Places: guests of each listener ─► decide ─► shards ─► hosts ─► listeners ─► ports
 //! ```
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::core::{EndpointSlice, SERVICE_NAME_LABEL};
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{
-    Backend, BackendKey, Endpoints, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards,
-    TlsTermination, Transport,
-};
 use portway_store::{Change, Changes, Resources};
 
-use crate::backend::{self, Dependency};
+use crate::backend::Dependency;
 use crate::condition::Past;
 use crate::draft::Draft;
-use crate::listener::{ListenerId, ListenerNode, Protocol};
+use crate::listener::{ListenerId, ListenerNode};
 use crate::place::Places;
+use crate::plans::{Plans, Stale};
 use crate::problem;
 use crate::route::{self, RouteNode, RouteObject};
 use crate::status::{Status, Statuses};
@@ -45,15 +40,7 @@ pub struct Translator {
     routes: BTreeMap<ObjectKey, RouteNode>,
     dependents: BTreeMap<Dependency, BTreeSet<ObjectKey>>,
     places: Places,
-    /// How many routes in each plan send to a backend.
-    users: BTreeMap<BackendKey, BTreeMap<Site, usize>>,
-    /// The plans that routes are in, and count in `users` for.
-    in_plan: BTreeMap<ObjectKey, BTreeSet<Site>>,
-    listeners: BTreeMap<ListenerId, Arc<Listener>>,
-    /// With [`Layout::Shared`].
-    plan: Arc<Plan>,
-    /// With [`Layout::PerGateway`].
-    plans: Shards<ObjectKey, Arc<Plan>>,
+    plans: Plans,
     statuses: Statuses,
     problems: Problems,
 }
@@ -61,26 +48,8 @@ pub struct Translator {
 /// What one update has to do.
 #[derive(Debug, Default)]
 struct Work {
-    survey: bool,
     routes: BTreeSet<ObjectKey>,
-    /// Backends that joined plans, left them, or are to be looked at again in them.
-    backends: BTreeMap<BackendKey, BTreeSet<Site>>,
-    /// Listeners whose hosts changed.
-    listeners: BTreeSet<ListenerId>,
-}
-
-/// An address and port to bind.
-type Socket = (Option<IpAddr>, u16, Transport);
-
-/// What a plan has of a backend.
-type BackendParts = (Option<Arc<Backend>>, Option<Arc<Endpoints>>);
-
-impl Work {
-    fn look_at<'b>(&mut self, backends: impl Iterator<Item = (&'b BackendKey, &'b BTreeMap<Site, usize>)>) {
-        for (key, sites) in backends {
-            self.backends.entry(key.clone()).or_default().extend(sites.keys().cloned());
-        }
-    }
+    stale: Stale,
 }
 
 impl Translator {
@@ -98,29 +67,29 @@ impl Translator {
         }
         let mut work = match self.last.take() {
             None => Work {
-                survey: true,
                 routes: route::KINDS.iter().flat_map(|kind| resources.keys(*kind)).collect(),
-                ..Work::default()
+                stale: Stale { survey: true, ..Stale::default() },
             },
             Some((before, told)) => {
                 let mut work = self.work(&before, resources, changes);
                 let expired = |at: i64| at < options.now.0.unix_timestamp();
-                work.survey |= !told.same_but_for_time(options) || self.survey.expires.is_some_and(expired);
+                work.stale.survey |=
+                    !told.same_but_for_time(options) || self.survey.expires.is_some_and(expired);
                 work
             }
         };
-        if work.survey {
+        if work.stale.survey {
             self.look_around(resources, options, &mut work);
         }
         self.translate_routes(resources, &mut work);
-        work.listeners.extend(self.places.settle());
-        self.build(resources, &work);
+        work.stale.listeners.extend(self.places.settle());
+        self.plans.build(resources, &self.survey, &self.places, &work.stale);
         let stirred = self.places.stirred();
         self.write_statuses(resources, options, &work, &stirred);
         self.last = Some((resources.clone(), options.clone()));
         Translation {
-            plan: Arc::clone(&self.plan),
-            plans: self.plans.clone(),
+            plan: Arc::clone(&self.plans.shared),
+            plans: self.plans.per_gateway.clone(),
             statuses: self.statuses.clone(),
             problems: self.problems.clone(),
             wanted: Arc::clone(&self.survey.wanted),
@@ -137,36 +106,38 @@ impl Translator {
                 work.routes.extend(self.dependents.get(dependency).into_iter().flatten().cloned());
             };
             match kind {
-                KindId::GatewayClass => work.survey = true,
+                KindId::GatewayClass => work.stale.survey = true,
                 KindId::Gateway | KindId::ListenerSet => {
                     // Whether a parent exists at all matters to what is said of a route.
                     if change != Change::Changed {
                         of(&Dependency::Parent(key.clone()));
                     }
-                    work.survey = true;
+                    work.stale.survey = true;
                 }
                 KindId::Namespace => {
                     of(&Dependency::Namespace(Arc::clone(name)));
-                    work.survey = true;
+                    work.stale.survey = true;
                 }
                 KindId::ReferenceGrant => {
                     of(&Dependency::Grants(Arc::clone(namespace)));
-                    work.survey = true;
+                    work.stale.survey = true;
                 }
                 KindId::BackendTLSPolicy => of(&Dependency::BackendTls(Arc::clone(namespace))),
                 KindId::Secret => {
                     let secret = (Arc::clone(namespace), Arc::clone(name));
-                    work.survey |= self.survey.secrets.contains(&secret);
+                    work.stale.survey |= self.survey.secrets.contains(&secret);
                 }
                 KindId::Service => {
                     of(&Dependency::Service(Arc::clone(namespace), Arc::clone(name)));
-                    work.look_at(self.backends_of(namespace, name));
+                    self.plans.look_at(namespace, name, &mut work.stale);
                 }
                 KindId::EndpointSlice => {
                     for resources in [before, after] {
                         let slice = resources.get::<EndpointSlice>(namespace, name);
                         let service = slice.and_then(|slice| slice.metadata.labels.get(SERVICE_NAME_LABEL));
-                        work.look_at(service.into_iter().flat_map(|name| self.backends_of(namespace, name)));
+                        if let Some(service) = service {
+                            self.plans.look_at(namespace, service, &mut work.stale);
+                        }
                     }
                 }
                 KindId::HTTPRoute
@@ -188,27 +159,15 @@ impl Translator {
         work
     }
 
-    /// The backends in plans that are ports of a Service, and the plans that they are in.
-    fn backends_of(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> impl Iterator<Item = (&BackendKey, &BTreeMap<Site, usize>)> + use<'_> {
-        let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
-        let first = BackendKey { object: object.clone(), port: 0, transport: Transport::Tcp };
-        let last = BackendKey { object, port: u16::MAX, transport: Transport::Udp };
-        self.users.range(first..=last)
-    }
-
     /// Surveys all parents again, and finds out which routes see them differently.
     fn look_around(&mut self, resources: &Resources, options: &Options, work: &mut Work) {
-        let planned = |survey: &Survey| -> BTreeSet<ListenerId> {
-            planned(survey).map(|(_, node)| node.id.clone()).collect()
+        let planned = |survey: &Survey| -> BTreeSet<(ListenerId, Site)> {
+            planned(survey).map(|(site, node)| (node.id.clone(), site.clone())).collect()
         };
         let survey = survey(resources, options, &mut self.read);
         let before = planned(&self.survey);
         let after = planned(&survey);
-        for listener in before.symmetric_difference(&after) {
+        for (listener, _) in before.symmetric_difference(&after) {
             work.routes.extend(self.places.guests(listener).cloned());
         }
         let parents: BTreeSet<_> = self.survey.parents.keys().chain(survey.parents.keys()).collect();
@@ -226,7 +185,7 @@ impl Translator {
         for key in &work.routes {
             if let Some(before) = self.routes.remove(key) {
                 self.places.leave(&before);
-                self.forget(&before, &mut work.backends);
+                self.forget(&before, &mut work.stale);
             }
             let Some(object) = RouteObject::get(resources, key) else { continue };
             let (node, draft) = RouteNode::new(object, &self.survey.parents, resources);
@@ -256,24 +215,12 @@ impl Translator {
                 let listeners = node.bindings().into_keys().filter(stays);
                 now.extend(listeners.filter_map(|listener| planned.get(listener).copied().cloned()));
             }
-            let before = self.in_plan.get(key).cloned().unwrap_or_default();
-            for site in now.difference(&before) {
-                for backend in &node.backends {
-                    *self.users.entry(backend.clone()).or_default().entry(site.clone()).or_default() += 1;
-                    work.backends.entry(backend.clone()).or_default().insert(site.clone());
-                }
-            }
-            release(&mut self.users, node, before.difference(&now), &mut work.backends);
-            if now.is_empty() {
-                self.in_plan.remove(key);
-            } else {
-                self.in_plan.insert(key.clone(), now);
-            }
+            self.plans.enter(node, now, &mut work.stale);
         }
     }
 
     /// Takes back what a route left in the indexes.
-    fn forget(&mut self, node: &RouteNode, backends: &mut BTreeMap<BackendKey, BTreeSet<Site>>) {
+    fn forget(&mut self, node: &RouteNode, stale: &mut Stale) {
         let key = node.object.key();
         for dependency in &node.dependencies {
             if let Some(routes) = self.dependents.get_mut(dependency) {
@@ -283,154 +230,7 @@ impl Translator {
                 }
             }
         }
-        let sites = self.in_plan.remove(key).unwrap_or_default();
-        release(&mut self.users, node, &sites, backends);
-    }
-
-    /// Builds the plans anew that change, sharing all that is as it was.
-    fn build(&mut self, resources: &Resources, work: &Work) {
-        if !work.survey && work.listeners.is_empty() && work.backends.is_empty() {
-            return;
-        }
-        let mut sites: BTreeSet<Site> =
-            work.listeners.iter().filter_map(|listener| self.survey.site(listener).cloned()).collect();
-        if work.survey {
-            let accepted = self.survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
-            sites = accepted.map(|node| node.site.clone()).collect();
-            // Whose last Gateway is gone has nothing to serve any more.
-            if self.plan != Arc::default() {
-                sites.insert(None);
-            }
-            let gone = self.plans.keys().filter(|gateway| !sites.contains(&Some((*gateway).clone())));
-            for gateway in gone.cloned().collect::<Vec<_>>() {
-                self.plans.remove(&gateway);
-            }
-        }
-        let mut ports = self.ports(work, &sites);
-        let mut backends: BTreeMap<&Site, Vec<(&BackendKey, BackendParts)>> = BTreeMap::new();
-        for (key, sites) in &work.backends {
-            let parts = || {
-                let endpoints = backend::locate(resources, key);
-                let endpoints = (!endpoints.list.is_empty()).then(|| Arc::new(endpoints));
-                (Some(Arc::new(backend::describe(resources, key))), endpoints)
-            };
-            let users = self.users.get(key);
-            let used = users.map(|_| parts());
-            for site in sites {
-                let is_user = users.is_some_and(|users| users.contains_key(site));
-                let parts = used.clone().filter(|_| is_user).unwrap_or_default();
-                backends.entry(site).or_default().push((key, parts));
-            }
-        }
-        // What left a plan that is gone needs not be taken out of it.
-        let there = |site: &&Site| site.as_ref().is_none_or(|gateway| self.plans.contains_key(gateway));
-        sites.extend(backends.keys().copied().filter(there).cloned());
-        for site in &sites {
-            let known = match site {
-                None => Some(&self.plan),
-                Some(gateway) => self.plans.get(gateway),
-            };
-            let mut plan = known.map(|known| Plan::clone(known)).unwrap_or_default();
-            let mut changed = known.is_none();
-            if let Some(ports) = ports.remove(site).filter(|ports| *ports != plan.ports) {
-                (plan.ports, changed) = (ports, true);
-            }
-            if work.survey {
-                let certificates = self.survey.certificates.get(site).cloned().unwrap_or_default();
-                if plan.certificates != certificates {
-                    (plan.certificates, changed) = (certificates, true);
-                }
-            }
-            for (key, (backend, endpoints)) in backends.remove(site).unwrap_or_default() {
-                changed |= set(&mut plan.backends, key, backend);
-                changed |= set(&mut plan.endpoints, key, endpoints);
-            }
-            if !changed {
-                continue;
-            }
-            match site {
-                None => self.plan = Arc::new(plan),
-                Some(gateway) => {
-                    self.plans.insert(gateway.clone(), Arc::new(plan));
-                }
-            }
-        }
-    }
-
-    /// The ports of some plans; of all there are, after a survey.
-    fn ports(&mut self, work: &Work, sites: &BTreeSet<Site>) -> BTreeMap<Site, Vec<Arc<Port>>> {
-        let mut ports: BTreeMap<Site, BTreeMap<Socket, Vec<Arc<Listener>>>> =
-            sites.iter().map(|site| (site.clone(), BTreeMap::new())).collect();
-        let mut listeners = BTreeMap::new();
-        let gateways = self.survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
-        for gateway in gateways {
-            let Some(ports) = ports.get_mut(&gateway.site) else { continue };
-            for node in gateway.merged().filter(|node| node.is_valid()) {
-                let known = self.listeners.get(&node.id);
-                let listener = match known {
-                    Some(known) if !work.survey && !work.listeners.contains(&node.id) => Arc::clone(known),
-                    _ => {
-                        let listener = self.listener(node);
-                        match known {
-                            Some(known) if **known == listener => Arc::clone(known),
-                            _ => Arc::new(listener),
-                        }
-                    }
-                };
-                for address in &gateway.addresses {
-                    let socket = (*address, node.port, node.transport());
-                    ports.entry(socket).or_default().push(Arc::clone(&listener));
-                }
-                listeners.insert(node.id.clone(), listener);
-            }
-        }
-        if work.survey {
-            self.listeners = listeners;
-        } else {
-            self.listeners.extend(listeners);
-        }
-        let known = |site: &Site, port: &Port| {
-            let plan = match site {
-                None => &self.plan,
-                Some(gateway) => self.plans.get(gateway)?,
-            };
-            let place = |port: &Port| (port.address, port.port, port.transport);
-            let known = plan.ports.binary_search_by_key(&place(port), |known| place(known)).ok();
-            known.map(|at| &plan.ports[at]).filter(|known| ***known == *port).cloned()
-        };
-        let build = |(site, sockets): (Site, BTreeMap<Socket, Vec<Arc<Listener>>>)| {
-            let ports = sockets.into_iter().map(|((address, port, transport), mut listeners)| {
-                listeners.sort_by(|a, b| {
-                    (Reverse(&a.hostname), &a.source).cmp(&(Reverse(&b.hostname), &b.source))
-                });
-                let port = Port { address, port, transport, listeners };
-                known(&site, &port).unwrap_or_else(|| Arc::new(port))
-            });
-            let ports = ports.collect();
-            (site, ports)
-        };
-        ports.into_iter().map(build).collect()
-    }
-
-    fn listener(&self, node: &ListenerNode) -> Listener {
-        let termination = || TlsTermination::new(node.certificates.clone());
-        let protocol = match node.protocol {
-            Some(Protocol::Https) => ListenerProtocol::Https(termination()),
-            Some(Protocol::Tls) if node.terminates => ListenerProtocol::Tls(termination()),
-            Some(Protocol::Tls) => ListenerProtocol::TlsPassthrough,
-            Some(Protocol::Tcp) => ListenerProtocol::Tcp,
-            Some(Protocol::Udp) => ListenerProtocol::Udp,
-            Some(Protocol::Http) | None => ListenerProtocol::Http,
-        };
-        Listener {
-            source: node.source.clone(),
-            hostname: node.hostname.clone(),
-            protocol,
-            hosts: self.places.hosts(&node.id),
-            forwards: self.places.forwards(&node.id),
-            filters: Vec::new(),
-            client_certificate: None,
-        }
+        self.plans.leave(node, stale);
     }
 
     fn write_statuses(
@@ -461,7 +261,7 @@ impl Translator {
             self.problems.set(key, problems.unwrap_or_default());
         }
         let touched: BTreeSet<&ObjectKey> = stirred.iter().map(|listener| &listener.parent).collect();
-        if work.survey {
+        if work.stale.survey {
             self.write_parents(resources, options);
         } else {
             self.write_touched(options, &touched);
@@ -561,46 +361,10 @@ impl Translator {
     }
 }
 
-/// Sets or removes an entry; what is as it was stays shared. Returns whether it is another now.
-fn set<K: Ord + Clone, V: PartialEq>(map: &mut Shards<K, Arc<V>>, key: &K, value: Option<Arc<V>>) -> bool {
-    match (map.get(key), value) {
-        (Some(known), Some(value)) if **known == *value => return false,
-        (None, None) => return false,
-        (_, Some(value)) => map.insert(key.clone(), value),
-        (Some(_), None) => map.remove(key),
-    };
-    true
-}
-
 /// The listeners that are in plans, each with whose plan that is.
 fn planned(survey: &Survey) -> impl Iterator<Item = (&Site, &ListenerNode)> {
     survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none()).flat_map(|node| {
         let listeners = node.merged().filter(|listener| listener.is_valid());
         listeners.map(|listener| (&node.site, listener))
     })
-}
-
-/// A route no longer sends to its backends, as far as some plans go.
-fn release<'s>(
-    users: &mut BTreeMap<BackendKey, BTreeMap<Site, usize>>,
-    node: &RouteNode,
-    sites: impl IntoIterator<Item = &'s Site>,
-    backends: &mut BTreeMap<BackendKey, BTreeSet<Site>>,
-) {
-    for site in sites {
-        for backend in &node.backends {
-            if let Some(counts) = users.get_mut(backend) {
-                if let Some(count) = counts.get_mut(site) {
-                    *count -= 1;
-                    if *count == 0 {
-                        counts.remove(site);
-                    }
-                }
-                if counts.is_empty() {
-                    users.remove(backend);
-                }
-            }
-            backends.entry(backend.clone()).or_default().insert(site.clone());
-        }
-    }
 }

@@ -375,3 +375,62 @@ fn any_object_may_go_and_come_back() {
         }
     }
 }
+
+/// A ListenerSet that moves to another Gateway takes the backends of its routes along.
+#[test]
+fn a_set_moves_from_plan_to_plan() {
+    let text =
+        common::goldens().into_iter().find(|(path, _)| path.ends_with("pergateway/apart.yaml")).unwrap().1;
+    let (options, mut resources) =
+        (common::options_of(&text), common::resources("apart", common::input(&text)));
+    let mut translator = Translator::new();
+    let before = translator.update(&resources, &Changes::default(), &options);
+    let key = |kind, name| ObjectKey::new(kind, "infra", name);
+    let Some(AnyObject::ListenerSet(set)) = resources.any(&key(KindId::ListenerSet, "more")) else {
+        panic!()
+    };
+    let mut set = (*set).clone();
+    set.object.spec.parent_ref.name = "younger".to_owned();
+    resources.insert(AnyObject::ListenerSet(set.into()));
+    let AnyObject::Gateway(younger) = resources.any(&key(KindId::Gateway, "younger")).unwrap() else {
+        panic!()
+    };
+    let AnyObject::Gateway(older) = resources.any(&key(KindId::Gateway, "older")).unwrap() else { panic!() };
+    let mut younger = (*younger).clone();
+    younger.object.spec.allowed_listeners.clone_from(&older.spec.allowed_listeners);
+    resources.insert(AnyObject::Gateway(younger.into()));
+    let mut changes = Changes::default();
+    changes.record(key(KindId::ListenerSet, "more"), Change::Changed);
+    changes.record(key(KindId::Gateway, "younger"), Change::Changed);
+    let after = translator.update(&resources, &changes, &options);
+    let sends_to_cart = |translation: &portway_translate::Translation, gateway| {
+        let plan = &translation.plans[&key(KindId::Gateway, gateway)];
+        plan.backends.keys().any(|backend| &*backend.object.name == "cart")
+    };
+    assert!(sends_to_cart(&before, "older") && !sends_to_cart(&before, "younger"));
+    assert!(!sends_to_cart(&after, "older") && sends_to_cart(&after, "younger"));
+    assert_eq!(after, translate(&resources, &options));
+}
+
+/// What changes for one Gateway leaves the plans of the others as they are, by pointer.
+#[test]
+fn a_plan_that_does_not_change_is_shared() {
+    let text =
+        common::goldens().into_iter().find(|(path, _)| path.ends_with("pergateway/apart.yaml")).unwrap().1;
+    let (options, mut resources) =
+        (common::options_of(&text), common::resources("apart", common::input(&text)));
+    let mut translator = Translator::new();
+    let before = translator.update(&resources, &Changes::default(), &options).plans;
+    for key in
+        [ObjectKey::new(KindId::HTTPRoute, "infra", "one"), ObjectKey::new(KindId::Gateway, "infra", "older")]
+    {
+        resources.remove(&key).unwrap();
+        let mut changes = Changes::default();
+        changes.record(key, Change::Removed);
+        let after = translator.update(&resources, &changes, &options).plans;
+        for name in ["younger", "fresh"] {
+            let gateway = ObjectKey::new(KindId::Gateway, "infra", name);
+            assert!(std::sync::Arc::ptr_eq(&before[&gateway], &after[&gateway]), "{name}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The plans: which routes are in which, and what follows from that.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portway_api::object::ObjectKey;
+use portway_plan::{
+    Backend, BackendKey, Endpoints, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards,
+    TlsTermination, Transport,
+};
+use portway_store::Resources;
+
+use crate::listener::{ListenerId, ListenerNode, Protocol};
+use crate::place::Places;
+use crate::route::RouteNode;
+use crate::survey::{Site, Survey};
+use crate::{backend, gateway};
+
+/// The plans so far, and what is needed to change them at the cost of the change.
+#[derive(Debug, Default)]
+pub(crate) struct Plans {
+    /// How many routes in each plan send to a backend.
+    users: BTreeMap<BackendKey, BTreeMap<Site, usize>>,
+    /// The plans that routes are in, and count in `users` for.
+    in_plan: BTreeMap<ObjectKey, BTreeSet<Site>>,
+    listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    /// With [`Layout::Shared`](crate::Layout::Shared).
+    pub(crate) shared: Arc<Plan>,
+    /// With [`Layout::PerGateway`](crate::Layout::PerGateway).
+    pub(crate) per_gateway: Shards<ObjectKey, Arc<Plan>>,
+}
+
+/// What the plans are to be looked at for.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    /// Everything that comes from the survey.
+    pub(crate) survey: bool,
+    /// Backends that joined plans, left them, or are to be looked at again in them.
+    pub(crate) backends: BTreeMap<BackendKey, BTreeSet<Site>>,
+    /// Listeners whose routes changed.
+    pub(crate) listeners: BTreeSet<ListenerId>,
+}
+
+/// An address and port to bind.
+type Socket = (Option<IpAddr>, u16, Transport);
+
+/// What a plan has of a backend.
+type BackendParts = (Option<Arc<Backend>>, Option<Arc<Endpoints>>);
+
+impl Plans {
+    fn of(&self, site: &Site) -> Option<&Arc<Plan>> {
+        match site {
+            None => Some(&self.shared),
+            Some(gateway) => self.per_gateway.get(gateway),
+        }
+    }
+
+    /// A route is in these plans now, and in no others.
+    pub(crate) fn enter(&mut self, route: &RouteNode, now: BTreeSet<Site>, stale: &mut Stale) {
+        let key = route.object.key();
+        let before = self.in_plan.get(key).cloned().unwrap_or_default();
+        for site in now.difference(&before) {
+            for backend in &route.backends {
+                *self.users.entry(backend.clone()).or_default().entry(site.clone()).or_default() += 1;
+                stale.backends.entry(backend.clone()).or_default().insert(site.clone());
+            }
+        }
+        self.release(route, before.difference(&now), stale);
+        if now.is_empty() {
+            self.in_plan.remove(key);
+        } else {
+            self.in_plan.insert(key.clone(), now);
+        }
+    }
+
+    /// A route is in no plan any more.
+    pub(crate) fn leave(&mut self, route: &RouteNode, stale: &mut Stale) {
+        let sites = self.in_plan.remove(route.object.key()).unwrap_or_default();
+        self.release(route, &sites, stale);
+    }
+
+    /// A route no longer sends to its backends, as far as some plans go.
+    fn release<'s>(
+        &mut self,
+        route: &RouteNode,
+        sites: impl IntoIterator<Item = &'s Site>,
+        stale: &mut Stale,
+    ) {
+        for site in sites {
+            for backend in &route.backends {
+                if let Some(counts) = self.users.get_mut(backend) {
+                    if let Some(count) = counts.get_mut(site) {
+                        *count -= 1;
+                        if *count == 0 {
+                            counts.remove(site);
+                        }
+                    }
+                    if counts.is_empty() {
+                        self.users.remove(backend);
+                    }
+                }
+                stale.backends.entry(backend.clone()).or_default().insert(site.clone());
+            }
+        }
+    }
+
+    /// A Service, or where it is, is another: its ports are to be looked at again where they are in plans.
+    pub(crate) fn look_at(&self, namespace: &str, name: &str, stale: &mut Stale) {
+        let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
+        let first = BackendKey { object: object.clone(), port: 0, transport: Transport::Tcp };
+        let last = BackendKey { object, port: u16::MAX, transport: Transport::Udp };
+        for (key, sites) in self.users.range(first..=last) {
+            stale.backends.entry(key.clone()).or_default().extend(sites.keys().cloned());
+        }
+    }
+
+    /// Builds the plans anew that change, sharing all that is as it was.
+    pub(crate) fn build(&mut self, resources: &Resources, survey: &Survey, places: &Places, stale: &Stale) {
+        if !stale.survey && stale.listeners.is_empty() && stale.backends.is_empty() {
+            return;
+        }
+        let mut sites: BTreeSet<Site> =
+            stale.listeners.iter().filter_map(|listener| survey.site(listener).cloned()).collect();
+        if stale.survey {
+            let accepted = survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
+            sites = accepted.map(|node| node.site.clone()).collect();
+            // Whose last Gateway is gone has nothing to serve any more.
+            if self.shared != Arc::default() {
+                sites.insert(None);
+            }
+            let gone = self.per_gateway.keys().filter(|gateway| !sites.contains(&Some((*gateway).clone())));
+            for gateway in gone.cloned().collect::<Vec<_>>() {
+                self.per_gateway.remove(&gateway);
+            }
+        }
+        let mut ports = self.ports(survey, places, stale, &sites);
+        let mut backends: BTreeMap<&Site, Vec<(&BackendKey, BackendParts)>> = BTreeMap::new();
+        for (key, sites) in &stale.backends {
+            let parts = || {
+                let endpoints = backend::locate(resources, key);
+                let endpoints = (!endpoints.list.is_empty()).then(|| Arc::new(endpoints));
+                (Some(Arc::new(backend::describe(resources, key))), endpoints)
+            };
+            let users = self.users.get(key);
+            let used = users.map(|_| parts());
+            for site in sites {
+                let is_user = users.is_some_and(|users| users.contains_key(site));
+                let parts = used.clone().filter(|_| is_user).unwrap_or_default();
+                backends.entry(site).or_default().push((key, parts));
+            }
+        }
+        // What left a plan that is gone needs not be taken out of it.
+        let there = |site: &&Site| site.as_ref().is_none_or(|gateway| self.per_gateway.contains_key(gateway));
+        sites.extend(backends.keys().copied().filter(there).cloned());
+        for site in &sites {
+            let known = self.of(site);
+            let mut plan = known.map(|known| Plan::clone(known)).unwrap_or_default();
+            let mut changed = known.is_none();
+            if let Some(ports) = ports.remove(site).filter(|ports| *ports != plan.ports) {
+                (plan.ports, changed) = (ports, true);
+            }
+            if stale.survey {
+                let certificates = survey.certificates.get(site).cloned().unwrap_or_default();
+                if plan.certificates != certificates {
+                    (plan.certificates, changed) = (certificates, true);
+                }
+            }
+            for (key, (backend, endpoints)) in backends.remove(site).unwrap_or_default() {
+                changed |= set(&mut plan.backends, key, backend);
+                changed |= set(&mut plan.endpoints, key, endpoints);
+            }
+            if !changed {
+                continue;
+            }
+            match site {
+                None => self.shared = Arc::new(plan),
+                Some(gateway) => {
+                    self.per_gateway.insert(gateway.clone(), Arc::new(plan));
+                }
+            }
+        }
+    }
+
+    /// The ports of some plans; of all there are, after a survey.
+    fn ports(
+        &mut self,
+        survey: &Survey,
+        places: &Places,
+        stale: &Stale,
+        sites: &BTreeSet<Site>,
+    ) -> BTreeMap<Site, Vec<Arc<Port>>> {
+        let mut ports: BTreeMap<Site, BTreeMap<Socket, Vec<Arc<Listener>>>> =
+            sites.iter().map(|site| (site.clone(), BTreeMap::new())).collect();
+        let mut listeners = BTreeMap::new();
+        let gateways = survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
+        for gateway in gateways {
+            let Some(ports) = ports.get_mut(&gateway.site) else { continue };
+            for node in gateway.merged().filter(|node| node.is_valid()) {
+                let known = self.listeners.get(&node.id);
+                let listener = match known {
+                    Some(known) if !stale.survey && !stale.listeners.contains(&node.id) => Arc::clone(known),
+                    _ => {
+                        let listener = listener(node, places);
+                        match known {
+                            Some(known) if **known == listener => Arc::clone(known),
+                            _ => Arc::new(listener),
+                        }
+                    }
+                };
+                for address in &gateway.addresses {
+                    let socket = (*address, node.port, node.transport());
+                    ports.entry(socket).or_default().push(Arc::clone(&listener));
+                }
+                listeners.insert(node.id.clone(), listener);
+            }
+        }
+        if stale.survey {
+            self.listeners = listeners;
+        } else {
+            self.listeners.extend(listeners);
+        }
+        let known = |site: &Site, port: &Port| {
+            let plan = self.of(site)?;
+            let place = |port: &Port| (port.address, port.port, port.transport);
+            let known = plan.ports.binary_search_by_key(&place(port), |known| place(known)).ok();
+            known.map(|at| &plan.ports[at]).filter(|known| ***known == *port).cloned()
+        };
+        let build = |(site, sockets): (Site, BTreeMap<Socket, Vec<Arc<Listener>>>)| {
+            let ports = sockets.into_iter().map(|((address, port, transport), mut listeners)| {
+                listeners.sort_by(|a, b| {
+                    (Reverse(&a.hostname), &a.source).cmp(&(Reverse(&b.hostname), &b.source))
+                });
+                let port = Port { address, port, transport, listeners };
+                known(&site, &port).unwrap_or_else(|| Arc::new(port))
+            });
+            let ports = ports.collect();
+            (site, ports)
+        };
+        ports.into_iter().map(build).collect()
+    }
+}
+
+fn listener(node: &ListenerNode, places: &Places) -> Listener {
+    let termination = || TlsTermination::new(node.certificates.clone());
+    let protocol = match node.protocol {
+        Some(Protocol::Https) => ListenerProtocol::Https(termination()),
+        Some(Protocol::Tls) if node.terminates => ListenerProtocol::Tls(termination()),
+        Some(Protocol::Tls) => ListenerProtocol::TlsPassthrough,
+        Some(Protocol::Tcp) => ListenerProtocol::Tcp,
+        Some(Protocol::Udp) => ListenerProtocol::Udp,
+        Some(Protocol::Http) | None => ListenerProtocol::Http,
+    };
+    Listener {
+        source: node.source.clone(),
+        hostname: node.hostname.clone(),
+        protocol,
+        hosts: places.hosts(&node.id),
+        forwards: places.forwards(&node.id),
+        filters: Vec::new(),
+        client_certificate: None,
+    }
+}
+
+/// Sets or removes an entry; what is as it was stays shared. Returns whether it is another now.
+fn set<K: Ord + Clone, V: PartialEq>(map: &mut Shards<K, Arc<V>>, key: &K, value: Option<Arc<V>>) -> bool {
+    match (map.get(key), value) {
+        (Some(known), Some(value)) if **known == *value => return false,
+        (None, None) => return false,
+        (_, Some(value)) => map.insert(key.clone(), value),
+        (Some(_), None) => map.remove(key),
+    };
+    true
+}
