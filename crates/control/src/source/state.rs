@@ -1,0 +1,185 @@
+//! The objects as the watches have told of them so far.
+
+use std::collections::BTreeSet;
+
+use portway_api::object::{KindId, ObjectKey};
+use portway_store::{AnyObject, Change, Changes, Resources};
+
+use super::{Batch, CrdBundle, Message};
+
+#[derive(Debug)]
+pub(super) struct State {
+    resources: Resources,
+    changes: Changes,
+    restated: BTreeSet<ObjectKey>,
+    crds: Option<CrdBundle>,
+    /// Whether there is something to say that `changes` and `restated` do not.
+    news: bool,
+    /// The kinds that are watched, once that is known.
+    watched: Option<BTreeSet<KindId>>,
+    /// The kinds of which all has been told, once at least.
+    listed: BTreeSet<KindId>,
+    /// The kinds whose objects are looked up by need.
+    by_need: BTreeSet<KindId>,
+    /// The objects of these kinds that are to be read.
+    wanted: BTreeSet<ObjectKey>,
+    /// Those of them that have been looked up.
+    found: BTreeSet<ObjectKey>,
+    ready: bool,
+}
+
+impl State {
+    pub(super) fn new(by_need: impl IntoIterator<Item = KindId>) -> Self {
+        Self {
+            resources: Resources::default(),
+            changes: Changes::default(),
+            restated: BTreeSet::new(),
+            crds: None,
+            news: true,
+            watched: None,
+            listed: BTreeSet::new(),
+            by_need: by_need.into_iter().collect(),
+            wanted: BTreeSet::new(),
+            found: BTreeSet::new(),
+            ready: false,
+        }
+    }
+
+    /// Whether all that there is has been told. What comes later does not make it false: then there is a state to
+    /// go on from.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether a batch would have something to say.
+    pub(super) fn has_news(&self) -> bool {
+        self.news || !self.changes.is_empty() || !self.restated.is_empty()
+    }
+
+    /// What happened since the last time.
+    pub(super) fn batch(&mut self) -> Batch {
+        self.news = false;
+        Batch {
+            resources: self.resources.clone(),
+            changes: std::mem::take(&mut self.changes),
+            restated: std::mem::take(&mut self.restated),
+            crds: self.crds.clone(),
+        }
+    }
+
+    /// Sets what is to be looked up; returns it if that is not the same as before.
+    pub(super) fn want<'a>(
+        &mut self,
+        wanted: impl Iterator<Item = &'a ObjectKey>,
+    ) -> Option<BTreeSet<ObjectKey>> {
+        let wanted: BTreeSet<ObjectKey> = wanted.cloned().collect();
+        if wanted == self.wanted {
+            return None;
+        }
+        let unwanted: Vec<_> = self.wanted.difference(&wanted).cloned().collect();
+        for key in unwanted {
+            self.found.remove(&key);
+            self.remove(&key);
+        }
+        self.wanted.clone_from(&wanted);
+        Some(wanted)
+    }
+
+    /// Whether all that is wanted has been looked up.
+    pub(super) fn has_all(&self) -> bool {
+        self.found.len() == self.wanted.len()
+    }
+
+    pub(super) fn take(&mut self, message: Message) {
+        match message {
+            Message::Watched(kinds) => self.watch(kinds),
+            Message::Crds(crds) => {
+                self.news |= self.crds != crds;
+                self.crds = crds;
+            }
+            Message::Applied(object) => self.apply(object),
+            Message::Removed(key) => self.remove(&key),
+            Message::Listed(kind, all) => {
+                for key in self.resources.keys(kind) {
+                    if !all.contains(&key) {
+                        self.remove(&key);
+                    }
+                }
+                self.listed.insert(kind);
+            }
+            Message::Found(key, object) if self.wanted.contains(&key) => {
+                self.note_found(&key);
+                match object {
+                    Some(object) => self.apply(object),
+                    None => self.remove(&key),
+                }
+            }
+            Message::Withheld(key) if self.wanted.contains(&key) => self.note_found(&key),
+            Message::Found(..) | Message::Withheld(_) => {}
+            Message::CanLookUp(kind) => {
+                self.listed.insert(kind);
+            }
+        }
+        if !self.ready {
+            let listed = |kinds: &BTreeSet<KindId>| kinds.is_subset(&self.listed);
+            self.ready = self.watched.as_ref().is_some_and(listed) && listed(&self.by_need);
+        }
+    }
+
+    /// Whoever waits for the last one is to be told, even if there is no such object.
+    fn note_found(&mut self, key: &ObjectKey) {
+        let last = self.found.insert(key.clone()) && self.has_all();
+        self.news |= last;
+    }
+
+    fn watch(&mut self, kinds: BTreeSet<KindId>) {
+        for &kind in KindId::ALL {
+            if !kinds.contains(&kind) && !self.by_need.contains(&kind) {
+                for key in self.resources.keys(kind) {
+                    self.remove(&key);
+                }
+                self.listed.remove(&kind);
+            }
+        }
+        self.watched = Some(kinds);
+    }
+
+    fn apply(&mut self, object: AnyObject) {
+        let key = object.key().clone();
+        let change = match self.resources.any(&key) {
+            None => Some(Change::Added),
+            Some(before) if before.same_spec(&object) && before.metadata() == object.metadata() => None,
+            Some(_) => Some(Change::Changed),
+        };
+        if change.is_none() && !has_status(key.kind) {
+            return;
+        }
+        self.resources.insert(object);
+        if has_status(key.kind) {
+            self.restated.insert(key.clone());
+        }
+        if let Some(change) = change {
+            self.changes.record(key, change);
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        if self.resources.remove(key).is_some() {
+            self.restated.remove(key);
+            self.changes.record(key.clone(), Change::Removed);
+        }
+    }
+}
+
+/// Whether somebody writes statuses to objects of a kind.
+fn has_status(kind: KindId) -> bool {
+    !matches!(
+        kind,
+        KindId::Namespace
+            | KindId::Service
+            | KindId::EndpointSlice
+            | KindId::Secret
+            | KindId::ConfigMap
+            | KindId::ReferenceGrant
+    )
+}
