@@ -7,8 +7,8 @@ use portway_api::crds;
 use portway_api::gateway::{GatewayClass, GatewayClassStatus, SupportedFeature};
 use portway_store::{Resources, Stored};
 
-use crate::Options;
 use crate::condition::{self, Finding, History, Past, SUPPORTED_VERSION, no, yes};
+use crate::{Options, parameters};
 
 /// What is supported, by the names of the official conformance suite, sorted.
 const FEATURES: [&str; 44] = [
@@ -72,16 +72,7 @@ pub(crate) fn ours(resources: &Resources, options: &Options) -> BTreeMap<Arc<str
         .all::<GatewayClass>()
         .filter(|class| class.spec.controller_name == options.controller_name)
         .map(|class| {
-            let refused = class.spec.parameters_ref.as_deref().map(|parameters| {
-                Finding::new(
-                    "spec.parametersRef",
-                    "InvalidParameters",
-                    format!(
-                        "{}.{} is no kind of parameters that Portway knows",
-                        parameters.kind, parameters.group
-                    ),
-                )
-            });
+            let refused = parameters::of_class(resources, class).err();
             (Arc::clone(&class.key.name), ClassNode { object: Arc::clone(class), refused })
         })
         .collect()

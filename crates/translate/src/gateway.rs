@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portway_api::gateway::{Gateway, GatewaySpecAddress, GatewayStatus, GatewayStatusAddress};
+use portway_api::gateway::{Gateway, GatewayClass, GatewaySpecAddress, GatewayStatus, GatewayStatusAddress};
 use portway_plan::ObjectRef;
 use portway_store::Stored;
 
@@ -12,7 +12,7 @@ use crate::condition::{self, Finding, History, PROGRAMMED, Past, RESOLVED_REFS, 
 use crate::draft::object_ref;
 use crate::listener::{self, ListenerNode, ignored_fields};
 use crate::survey::{GatewayNode, Surveyor};
-use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, grants, listenerset};
+use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, grants, listenerset, parameters};
 
 const IP_ADDRESS: &str = "IPAddress";
 
@@ -38,12 +38,11 @@ pub(crate) fn examine(
         Layout::Shared(machine) => addresses(gateway, &mut node, machine),
         Layout::PerGateway(fleets) => fleet(gateway, &mut node, fleets.get(&gateway.key)),
     }
-    if let Some(parameters) = gateway.spec.infrastructure.as_ref().and_then(|it| it.parameters_ref.as_ref()) {
-        node.refused = Some(Finding::new(
-            "spec.infrastructure.parametersRef",
-            "InvalidParameters",
-            format!("{}.{} is no kind of parameters that Portway knows", parameters.kind, parameters.group),
-        ));
+    let class_object = surveyor.resources.get::<GatewayClass>("", &gateway.spec.gateway_class_name);
+    let of_class =
+        class_object.and_then(|class| parameters::of_class(surveyor.resources, class).ok().flatten());
+    if let Err(finding) = parameters::of_gateway(surveyor.resources, gateway, of_class) {
+        node.refused = Some(finding);
     }
     if class.is_some() {
         let name = &gateway.spec.gateway_class_name;

@@ -29,6 +29,7 @@ mod l4;
 mod layout;
 mod listener;
 mod listenerset;
+mod parameters;
 mod pattern;
 mod place;
 mod plans;
@@ -48,6 +49,7 @@ use portway_plan::{Plan, Shards};
 use portway_store::{Changes, Resources};
 
 pub use layout::{Crds, Fleet, Layout, Machine, Trouble, TroubleReason};
+pub use parameters::parameters;
 pub use problem::{Problem, Problems};
 pub use status::{Status, Statuses};
 pub use translator::Translator;

@@ -106,7 +106,7 @@ impl Translator {
                 work.routes.extend(self.dependents.get(dependency).into_iter().flatten().cloned());
             };
             match kind {
-                KindId::GatewayClass => work.stale.survey = true,
+                KindId::GatewayClass | KindId::GatewayParameters => work.stale.survey = true,
                 KindId::Gateway | KindId::ListenerSet => {
                     // Whether a parent exists at all matters to what is said of a route.
                     if change != Change::Changed {
@@ -151,7 +151,6 @@ impl Translator {
                 | KindId::XBackendTrafficPolicy
                 | KindId::XMesh
                 | KindId::XTelemetryPolicy
-                | KindId::GatewayParameters
                 | KindId::ConfigMap
                 | KindId::ClusterTrustBundle => {}
             }
