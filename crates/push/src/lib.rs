@@ -24,6 +24,8 @@ mod message;
 mod outcome;
 mod server;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use auth::{Authenticator, GatewayName, Identity, Pod, Refusal, ServiceAccount};

@@ -1,7 +1,7 @@
 //! The controller's half.
 
 mod listen;
-mod revision;
+pub(crate) mod revision;
 mod service;
 mod session;
 

@@ -11,9 +11,9 @@ use crate::message::{self, Part};
 use crate::shard::{Shard, ShardHash, Sum};
 
 /// The shards of one plan.
-pub(super) struct Revision {
+pub(crate) struct Revision {
     /// Counts up from 1.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     shards: HashMap<ShardHash, Shard>,
     sum: Sum,
     /// What changed since the revision before.
@@ -21,7 +21,7 @@ pub(super) struct Revision {
 }
 
 /// What a proxy has.
-pub(super) enum Base {
+pub(crate) enum Base {
     /// What it said when it came.
     Hashes(HashSet<ShardHash>),
     /// What it has acknowledged.
@@ -30,20 +30,20 @@ pub(super) enum Base {
 
 /// What must be told to who has something else.
 #[derive(Clone, Default)]
-pub(super) struct Delta {
+pub(crate) struct Delta {
     added: Arc<[ShardHash]>,
     removed: Arc<[ShardHash]>,
 }
 
 impl Delta {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
 }
 
 impl Revision {
     /// The revision after that one; `None` if nothing has changed.
-    pub(super) fn after(before: Option<&Arc<Self>>, shards: Shards) -> Option<Arc<Self>> {
+    pub(crate) fn after(before: Option<&Arc<Self>>, shards: Shards) -> Option<Arc<Self>> {
         let Shards { by_hash, sum } = shards;
         let (number, delta) = match before {
             None => (1, Delta::default()),
@@ -59,7 +59,7 @@ impl Revision {
     }
 
     /// What must be told to who has that.
-    pub(super) fn since(&self, base: &Base) -> Delta {
+    pub(crate) fn since(&self, base: &Base) -> Delta {
         match base {
             Base::Revision(base) if base.number == self.number => Delta::default(),
             Base::Revision(base) if base.number + 1 == self.number => self.delta.clone(),
@@ -71,7 +71,7 @@ impl Revision {
     }
 
     /// The delta as messages, each made when it is asked for.
-    pub(super) fn parts(self: Arc<Self>, delta: Delta) -> Parts {
+    pub(crate) fn parts(self: Arc<Self>, delta: Delta) -> Parts {
         Parts { revision: self, delta, added: 0, removed: 0, rest: None, ended: false }
     }
 }
@@ -91,7 +91,7 @@ fn delta<'a>(
 }
 
 /// The messages of a revision.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     revision: Arc<Revision>,
     delta: Delta,
     added: usize,
@@ -106,7 +106,7 @@ impl Parts {
     ///
     /// # Errors
     /// When serde refuses a shard, which it has not done when it was hashed.
-    pub(super) fn next(&mut self) -> Result<Option<Part>, serde_json::Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Part>, serde_json::Error> {
         if self.ended {
             return Ok(None);
         }
