@@ -10,8 +10,8 @@ use portway_store::{Resources, Stored};
 use crate::condition::{self, Finding, History, Past, SUPPORTED_VERSION, no, yes};
 use crate::{Options, parameters};
 
-/// What is supported, by the names of the official conformance suite, sorted.
-const FEATURES: [&str; 44] = [
+/// What Portway supports, by the names of the official conformance suite, sorted.
+pub const FEATURES: &[&str] = &[
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "GRPCRouteRequestHeaderModifier",
@@ -88,13 +88,49 @@ pub(crate) fn status(
         Some(finding) => no(condition::ACCEPTED, finding.reason, finding.to_string()),
         None => yes(condition::ACCEPTED, "Accepted", "the class is served by Portway"),
     };
-    let version =
-        yes(SUPPORTED_VERSION, "SupportedVersion", format!("Gateway API {} is supported", crds::VERSION));
+    let version = match options.crds.as_ref() {
+        Some(crds) if !is_supported(&crds.bundle_version) => no(
+            SUPPORTED_VERSION,
+            "UnsupportedVersion",
+            format!(
+                "the cluster has CRDs of Gateway API {}; Portway supports v1.{OLDEST_MINOR} to v1.{NEWEST_MINOR} and makes the \
+                 best of these",
+                if crds.bundle_version.is_empty() { "without a version" } else { &crds.bundle_version }
+            ),
+        ),
+        crds => {
+            let version = crds.map_or(crds::VERSION, |crds| &crds.bundle_version);
+            yes(SUPPORTED_VERSION, "SupportedVersion", format!("Gateway API {version} is supported"))
+        }
+    };
     let history = History::of(past, |status| Some(&status.conditions));
     let conditions =
         condition::dated(&[accepted, version], class.object.metadata.generation, options.now, history);
-    let feature = |name: &&str| SupportedFeature { name: (*name).to_owned() };
-    GatewayClassStatus { conditions, supported_features: FEATURES.iter().map(feature).collect() }
+    let is_standard = options.crds.as_ref().is_some_and(|crds| crds.channel == "standard");
+    let there = FEATURES.iter().filter(|name| !is_standard || !EXPERIMENTAL.contains(name));
+    let supported_features = there.map(|name| SupportedFeature { name: (*name).to_owned() }).collect();
+    GatewayClassStatus { conditions, supported_features }
+}
+
+/// Features whose fields only the CRDs of the experimental channel have (v1.7).
+const EXPERIMENTAL: [&str; 5] = [
+    "ClusterTrustBundle",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
+    "GatewayListenerFilters",
+    "HTTPRouteDestinationPortMatching",
+];
+
+const OLDEST_MINOR: u32 = 4;
+const NEWEST_MINOR: u32 = 7;
+
+/// Whether Portway knows the CRDs of a bundle version, such as `v1.7.0`. All else is served as far as it goes:
+/// an upgrade of CRDs stops no traffic.
+fn is_supported(version: &str) -> bool {
+    let minor = version.strip_prefix("v1.").and_then(|rest| rest.split('.').next());
+    minor
+        .and_then(|minor| minor.parse().ok())
+        .is_some_and(|minor| (OLDEST_MINOR..=NEWEST_MINOR).contains(&minor))
 }
 
 #[cfg(test)]
@@ -104,5 +140,22 @@ mod tests {
     #[test]
     fn features_are_sorted() {
         assert!(FEATURES.is_sorted());
+    }
+
+    #[test]
+    fn versions_from_1_4_to_that_of_the_own_crds_are_supported() {
+        assert!(is_supported(crds::VERSION));
+        for (version, supported) in [
+            ("v1.4.0", true),
+            ("v1.6.3", true),
+            ("v1.7.0-rc.1", true),
+            ("v1.3.0", false),
+            ("v1.8.0", false),
+            ("v2.4.0", false),
+            ("1.7.0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_supported(version), supported, "{version:?}");
+        }
     }
 }

@@ -135,7 +135,7 @@ fn fleet(gateway: &Stored<Gateway>, node: &mut GatewayNode, fleet: Option<&Fleet
         Some(Trouble { reason, path, message }) => {
             let finding = Finding::new(path.as_str(), reason.as_str(), message.as_str());
             let place = match reason {
-                TroubleReason::UnsupportedAddress => &mut node.refused,
+                TroubleReason::UnsupportedAddress | TroubleReason::InvalidParameters => &mut node.refused,
                 _ => &mut node.unusable,
             };
             place.get_or_insert(finding);

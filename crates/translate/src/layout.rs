@@ -79,6 +79,8 @@ pub struct Trouble {
 pub enum TroubleReason {
     /// `Accepted` is `False`: an address of this type cannot be had (`UnsupportedAddress`).
     UnsupportedAddress,
+    /// `Accepted` is `False`: the parameters are there, and nothing can be made of them (`InvalidParameters`).
+    InvalidParameters,
     /// `Programmed` is `False`: no address could be assigned (`AddressNotAssigned`).
     AddressNotAssigned,
     /// `Programmed` is `False`: the address that was asked for cannot be had (`AddressNotUsable`).
@@ -97,6 +99,7 @@ impl TroubleReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UnsupportedAddress => "UnsupportedAddress",
+            Self::InvalidParameters => "InvalidParameters",
             Self::AddressNotAssigned => "AddressNotAssigned",
             Self::AddressNotUsable => "AddressNotUsable",
             Self::NoResources => "NoResources",
@@ -108,7 +111,8 @@ impl TroubleReason {
 /// The CRDs of the Gateway API that a cluster has, by the annotations that their bundle carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crds {
-    /// `gateway.networking.k8s.io/bundle-version`, such as `v1.7.0`.
+    /// `gateway.networking.k8s.io/bundle-version`, such as `v1.7.0`. Where the CRDs differ, one that is not
+    /// supported if there is any; empty if a CRD has none.
     pub bundle_version: String,
     /// `gateway.networking.k8s.io/channel`: `standard` or `experimental`.
     pub channel: String,

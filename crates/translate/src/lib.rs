@@ -48,6 +48,7 @@ use portway_api::object::{ObjectKey, Time};
 use portway_plan::{Plan, Shards};
 use portway_store::{Changes, Resources};
 
+pub use class::FEATURES;
 pub use layout::{Crds, Fleet, Layout, Machine, Trouble, TroubleReason};
 pub use parameters::parameters;
 pub use problem::{Problem, Problems};

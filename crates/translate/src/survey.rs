@@ -95,11 +95,12 @@ pub(crate) struct Surveyor<'a> {
 }
 
 impl Survey {
-    /// Whose plan has a listener.
+    /// Whose plan a listener is in, or would be if it were fit; `None` if its Gateway is not served.
     pub(crate) fn site(&self, listener: &ListenerId) -> Option<&Site> {
         let parent = &listener.parent;
-        let gateway = self.owners.get(parent).unwrap_or(parent);
-        Some(&self.gateways.get(*self.places.get(gateway)?)?.site)
+        let key = self.owners.get(parent).unwrap_or(parent);
+        let node = self.gateways.get(*self.places.get(key)?)?;
+        gateway::obstacle(node).is_none().then_some(&node.site)
     }
 }
 

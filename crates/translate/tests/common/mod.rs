@@ -103,6 +103,7 @@ fn fleet(text: &str) -> Fleet {
     };
     let reasons = [
         TroubleReason::UnsupportedAddress,
+        TroubleReason::InvalidParameters,
         TroubleReason::AddressNotAssigned,
         TroubleReason::AddressNotUsable,
         TroubleReason::NoResources,
