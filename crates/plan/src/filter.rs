@@ -165,7 +165,7 @@ pub struct ExternalAuth {
 
 /// How an authorization service is asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum AuthProtocol {
     /// Envoy's `ext_authz` over gRPC (`envoy.service.auth.v3.Authorization/Check`).
     Grpc,

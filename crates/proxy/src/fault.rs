@@ -37,6 +37,10 @@ pub enum FaultKind {
     NotImplemented,
     /// No listener of this connection is for that host: 421.
     Misdirected,
+    /// The request's body is longer than a filter takes: 413.
+    BodyTooLarge,
+    /// An authorization service has refused the request: its own answer, or 403 where it gave none.
+    AuthDenied,
     /// No listener or no rule matches: 404.
     NoRoute,
     /// The rule's backend reference is not valid, or a filter cannot be honoured: 500.
@@ -55,6 +59,8 @@ pub enum FaultKind {
     UpstreamProtocol,
     /// The rule's timeout passed: 504.
     UpstreamTimeout,
+    /// The authorization service could not be asked, or gave no answer: 503.
+    AuthUnavailable,
 }
 
 /// A fault of one request.
@@ -68,7 +74,7 @@ pub struct Fault {
 
 impl FaultKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::TargetTooLong,
         Self::HeadersTooLarge,
@@ -78,6 +84,8 @@ impl FaultKind {
         Self::ClientGone,
         Self::NotImplemented,
         Self::Misdirected,
+        Self::BodyTooLarge,
+        Self::AuthDenied,
         Self::NoRoute,
         Self::InvalidRoute,
         Self::Internal,
@@ -87,6 +95,7 @@ impl FaultKind {
         Self::UpstreamClosed,
         Self::UpstreamProtocol,
         Self::UpstreamTimeout,
+        Self::AuthUnavailable,
     ];
 
     /// Whose fault it is, the status to answer with, and the word for logs and metrics.
@@ -104,6 +113,8 @@ impl FaultKind {
             K::ClientGone => (Side::Client, S::from_u16(499).unwrap_or(S::BAD_REQUEST), "client_gone"),
             K::NotImplemented => (Side::Client, S::NOT_IMPLEMENTED, "not_implemented"),
             K::Misdirected => (Side::Client, S::MISDIRECTED_REQUEST, "misdirected"),
+            K::BodyTooLarge => (Side::Client, S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            K::AuthDenied => (Side::Client, S::FORBIDDEN, "auth_denied"),
             K::NoRoute => (Side::Client, S::NOT_FOUND, "no_route"),
             K::InvalidRoute => (Side::Gateway, S::INTERNAL_SERVER_ERROR, "invalid_route"),
             K::Internal => (Side::Gateway, S::INTERNAL_SERVER_ERROR, "internal"),
@@ -113,6 +124,7 @@ impl FaultKind {
             K::UpstreamClosed => (Side::Upstream, S::BAD_GATEWAY, "upstream_closed"),
             K::UpstreamProtocol => (Side::Upstream, S::BAD_GATEWAY, "upstream_protocol"),
             K::UpstreamTimeout => (Side::Upstream, S::GATEWAY_TIMEOUT, "upstream_timeout"),
+            K::AuthUnavailable => (Side::Upstream, S::SERVICE_UNAVAILABLE, "auth_unavailable"),
         }
     }
 

@@ -175,7 +175,7 @@ impl<'a> Drafting<'a> {
         let Resolver { faults, dependencies, .. } = self.resolver;
         let forwards = self.draft.forward.iter().flat_map(|rule| &rule.backends).map(|share| &share.target);
         let backends = self.draft.rules.iter().flat_map(|rule| targets(&rule.rule));
-        let backends = backends.chain(forwards.filter_map(backend)).cloned().collect();
+        let backends = backends.chain(forwards.filter_map(backend_of)).cloned().collect();
         Draft { faults, dependencies, backends, ..self.draft }
     }
 }
@@ -183,14 +183,21 @@ impl<'a> Drafting<'a> {
 /// The backends that a rule and its filters send to.
 fn targets(rule: &Rule) -> impl Iterator<Item = &BackendKey> {
     let filters = rule.filters.iter().chain(rule.backends.iter().flat_map(|share| &share.filters));
-    let mirrors = filters.filter_map(|filter| match filter {
-        Filter::Mirror(mirror) => Some(&mirror.target),
-        _ => None,
-    });
-    rule.backends.iter().map(|share| &share.target).chain(mirrors).filter_map(backend)
+    let shares = rule.backends.iter().map(|share| &share.target);
+    shares.chain(filters.filter_map(filter_target)).filter_map(backend_of)
 }
 
-fn backend(target: &Target) -> Option<&BackendKey> {
+/// Where a filter sends something.
+pub(crate) fn filter_target(filter: &Filter) -> Option<&Target> {
+    match filter {
+        Filter::Mirror(mirror) => Some(&mirror.target),
+        Filter::ExternalAuth(auth) => Some(&auth.target),
+        _ => None,
+    }
+}
+
+/// The backend of a target that has one.
+pub(crate) fn backend_of(target: &Target) -> Option<&BackendKey> {
     match target {
         Target::Backend(key) => Some(key),
         Target::Invalid(_) => None,

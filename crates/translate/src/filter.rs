@@ -15,6 +15,7 @@ use portway_plan::{
 };
 
 use crate::draft::{InvalidRule, RuleContext};
+use crate::external_auth;
 
 /// Translates the filters of an HTTPRoute's rule or backendRef; `path` is the list's.
 pub(crate) fn of_http(
@@ -73,12 +74,12 @@ fn http_filter(
             Ok(extension(filter.extension_ref.as_deref().ok_or_else(missing)?, path, context))
         }
         HTTPRouteFilterType::ExternalAuth => {
-            // The reference is checked as if it were used, so that its own faults show.
-            if let Some(auth) = &filter.external_auth {
-                let path = format!("{path}.externalAuth.backendRef");
-                context.resolver.backend((&auth.backend_ref).into(), &path);
+            let settings = filter.external_auth.as_deref().ok_or_else(missing)?;
+            match external_auth::translate(settings, &format!("{path}.externalAuth"), context.resolver) {
+                Ok(auth) => Ok(Filter::ExternalAuth(auth)),
+                // The rule stays and answers 500: without it, requests might find another that asks nobody.
+                Err(fault) => Ok(context.unsupported_filter(&fault.path, fault.message)),
             }
-            Ok(context.unsupported_filter(path, "ExternalAuth filters are not supported".to_owned()))
         }
         HTTPRouteFilterType::Other(name) => {
             Ok(context.unsupported_filter(path, format!("the filter type {name:?} is not known")))

@@ -20,6 +20,7 @@ mod contest;
 mod draft;
 mod duration;
 mod exclusive;
+mod external_auth;
 mod filter;
 mod gateway;
 mod grants;

@@ -1,10 +1,14 @@
 //! Filters and matches in words.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 
 use portway_plan::{
     CorsOrigin, Entry, Filter, HeaderEdit, PathMatch, PathRewrite, RedirectPort, StringMatch, Target,
 };
+use portway_proxy::fault::FaultKind;
+use portway_proxy::http::filters::{Effects, Filters, MatchContext, Stop};
+use portway_proxy::http::{RequestHead, Response};
 
 /// What a filter does.
 pub(super) fn filter(filter: &Filter) -> String {
@@ -58,6 +62,25 @@ pub(super) fn filter(filter: &Filter) -> String {
             }
         },
         Filter::Broken { message } => format!("cannot be honoured, answers 500: {message}"),
+    }
+}
+
+/// What stops a request at filters, if something does. Whoever they would ask is taken to say yes, and to
+/// change nothing.
+pub(super) fn stopped(
+    filters: &Filters,
+    head: &mut RequestHead,
+    context: &MatchContext,
+    effects: &mut Effects,
+) -> Option<Result<Response, FaultKind>> {
+    let mut from = 0;
+    loop {
+        match filters.on_request(from, head, context, effects) {
+            ControlFlow::Continue(()) => return None,
+            ControlFlow::Break(Stop::Ask(_, next)) => from = next,
+            ControlFlow::Break(Stop::Answer(response)) => return Some(Ok(response)),
+            ControlFlow::Break(Stop::Fault(kind)) => return Some(Err(kind)),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! What happens to a request, step by step, found with the proxy's own tables and filters.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::{Method, Uri};
@@ -351,6 +350,8 @@ impl Telling<'_, '_> {
             hostname: listener.hostname.to_string(),
             why,
         });
+        let before = |filter| format!("before routes are matched: {}", filters::filter(filter));
+        story.notes.extend(listener.filters.iter().map(before));
     }
 
     fn other(&mut self, tried: &EntryTrace<'_>, head: &RequestHead) -> OtherPart {
@@ -389,10 +390,8 @@ impl Telling<'_, '_> {
         let mut filtered = head.clone();
         let context = matched.context();
         let mut effects = Effects::default();
-        if let ControlFlow::Break(response) =
-            matched.rule.filters().on_request(&mut filtered, &context, &mut effects)
-        {
-            story.answer = own_answer(response, "a filter answers; no backend is asked");
+        if let Some(stop) = filters::stopped(matched.rule.filters(), &mut filtered, &context, &mut effects) {
+            story.answer = own_answer(stop, "a filter answers; no backend is asked");
             return;
         }
         let total: u64 = rule.backends.iter().map(|share| u64::from(share.weight)).sum();
@@ -402,11 +401,9 @@ impl Telling<'_, '_> {
                 && let Some(entry) = matched.rule.share(nth)
             {
                 let mut head = filtered.clone();
-                match entry.filters.on_request(&mut head, &context, &mut effects) {
-                    ControlFlow::Continue(()) => part.sent = Some(sent(&head)),
-                    ControlFlow::Break(response) => {
-                        part.answer = Some(own_answer(response, "a filter of this backend answers"));
-                    }
+                match filters::stopped(entry.filters, &mut head, &context, &mut effects) {
+                    None => part.sent = Some(sent(&head)),
+                    Some(stop) => part.answer = Some(own_answer(stop, "a filter of this backend answers")),
                 }
             }
             story.backends.push(part);

@@ -33,6 +33,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) kind: RuleKind,
     /// Limits in time.
     pub(crate) timeouts: &'a Timeouts,
+    /// When the request's own time began, if that was a while ago.
+    pub(crate) begun: Option<Instant>,
     /// When to try again.
     pub(crate) retries: Retries<'a>,
     /// The request, as filters have left it.
@@ -123,7 +125,7 @@ impl Forward<'_> {
             (Some(rule), Some(grpc)) => rule.min(grpc),
             (one, other) => one.or(other)?,
         };
-        Instant::now().checked_add(timeout)
+        self.begun.unwrap_or_else(Instant::now).checked_add(timeout)
     }
 
     /// Whether to try again, after which pause, with what is taken from the budget.

@@ -3,15 +3,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Body, BodySource, Frame};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::Received;
-use crate::upstream::Lease;
+use crate::upstream::{HeldBack, Lease};
 
 /// A request's body.
 pub(crate) enum Inbound {
@@ -37,6 +38,8 @@ pub(crate) struct Reader {
     taps: Vec<Rc<RefCell<Tap>>>,
     /// Whose progress it is.
     lease: Weak<Lease>,
+    /// What is kept of a body that was read ahead counts here.
+    held: Option<HeldBack>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,8 +64,69 @@ impl Inbound {
                 received: Rc::default(),
                 taps: Vec::new(),
                 lease: Weak::new(),
+                held: None,
             }))),
         }
+    }
+
+    /// Up to `limit` bytes are kept from now on; 0 keeps none. Does nothing once it has been read from.
+    pub(crate) fn keep(&self, limit: usize) {
+        if let Self::Stream(reader) = self {
+            let mut reader = reader.borrow_mut();
+            if !reader.begun && limit > 0 {
+                (reader.keep_limit, reader.kept) = (limit, Some(Vec::new()));
+            }
+        }
+    }
+
+    /// Reads the whole body before the first try, which sends what was read.
+    ///
+    /// # Errors
+    /// [`FaultKind::BodyTooLarge`] when it is longer than `limit`, as soon as that is known;
+    /// [`FaultKind::Overloaded`] when there is no room; and whatever befalls the client.
+    pub(crate) async fn read_ahead(&self, limit: usize, room: HeldBack) -> Result<Bytes, Fault> {
+        let reader = match self {
+            Self::Whole(bytes) if bytes.len() <= limit => return Ok(bytes.clone()),
+            Self::Whole(_) => return Err(FaultKind::BodyTooLarge.into()),
+            Self::Stream(reader) => reader,
+        };
+        if reader.borrow().ended.is_none() {
+            Self::hold(reader, limit, room).await?;
+        }
+        let reader = reader.borrow();
+        let mut whole = reader.kept.iter().flatten().filter_map(|frame| match frame {
+            Frame::Data(data) => Some(data),
+            Frame::Trailers(_) => None,
+        });
+        let whole = whole.next().cloned().unwrap_or_default();
+        if whole.len() > limit { Err(FaultKind::BodyTooLarge.into()) } else { Ok(whole) }
+    }
+
+    async fn hold(reader: &RefCell<Reader>, limit: usize, mut room: HeldBack) -> Result<(), Fault> {
+        if reader.borrow().body.remaining().is_some_and(|length| length > limit as u64) {
+            return Err(FaultKind::BodyTooLarge.into());
+        }
+        let mut whole = BytesMut::new();
+        let mut kept = Vec::new();
+        loop {
+            match poll_fn(|cx| reader.borrow_mut().poll_frame(cx)).await.transpose()? {
+                None => break,
+                Some(Frame::Data(data)) if whole.len() + data.len() > limit => {
+                    return Err(FaultKind::BodyTooLarge.into());
+                }
+                Some(Frame::Data(data)) => {
+                    room.grow(data.len())?;
+                    whole.extend_from_slice(&data);
+                }
+                Some(trailers @ Frame::Trailers(_)) => kept.push(trailers),
+            }
+        }
+        if !whole.is_empty() {
+            kept.insert(0, Frame::Data(whole.freeze()));
+        }
+        let mut reader = reader.borrow_mut();
+        (reader.kept, reader.held) = (Some(kept), Some(room));
+        Ok(())
     }
 
     /// The body for a try, from its begin. Ends the body of the try before.
@@ -92,6 +156,22 @@ impl Inbound {
     pub(crate) fn settle(&self) {
         if let Self::Stream(reader) = self {
             reader.borrow_mut().keep_limit = 0;
+        }
+    }
+
+    /// How long it is, before anything has been read of it; `None` where that is not known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        match self {
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Stream(reader) => reader.borrow().body.remaining(),
+        }
+    }
+
+    /// Whether the client has begun to send it: it waits for no `100 Continue` any more.
+    pub(crate) fn has_begun(&self) -> bool {
+        match self {
+            Self::Whole(_) => false,
+            Self::Stream(reader) => reader.borrow().begun,
         }
     }
 
@@ -206,6 +286,10 @@ impl BodySource for Attempt {
     fn remaining(&self) -> Option<u64> {
         let reader = self.reader.borrow();
         let kept = reader.kept.iter().flatten().skip(self.next);
+        if kept.clone().any(|frame| matches!(frame, Frame::Trailers(_))) {
+            // A body of known length is not asked for its trailers over HTTP/1.1.
+            return None;
+        }
         let kept: u64 =
             kept.map(|frame| if let Frame::Data(data) = frame { data.len() as u64 } else { 0 }).sum();
         if reader.ended.is_some() {

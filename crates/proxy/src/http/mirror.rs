@@ -36,6 +36,7 @@ pub(crate) fn start(
                 backend: &backend,
                 kind,
                 timeouts: &Timeouts::default(),
+                begun: None,
                 retries,
                 head,
                 body,

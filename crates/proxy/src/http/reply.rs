@@ -36,8 +36,31 @@ pub fn grpc_fault(kind: FaultKind) -> Response {
     response
 }
 
+/// The answer to a gRPC request for which somebody else has answered with a plain HTTP response: trailers
+/// only, with the gRPC status that clients would make of the HTTP one, and the response's own headers.
+pub fn grpc_refusal(refusal: Response) -> Response {
+    let status = match refusal.head.status.as_u16() {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502 | 503 | 504 => "14",
+        _ => "2",
+    };
+    let mut response = Response::new(StatusCode::OK, Body::Empty);
+    response.head.headers = refusal.head.headers;
+    let headers = &mut response.head.headers;
+    for name in ["content-length", "content-encoding", "grpc-message"] {
+        headers.remove(name);
+    }
+    headers.set("content-type", "application/grpc");
+    headers.set("grpc-status", status);
+    response
+}
+
 fn grpc_status(kind: FaultKind) -> &'static str {
     const DEADLINE_EXCEEDED: &str = "4";
+    const PERMISSION_DENIED: &str = "7";
     const RESOURCE_EXHAUSTED: &str = "8";
     const UNIMPLEMENTED: &str = "12";
     const INTERNAL: &str = "13";
@@ -45,7 +68,8 @@ fn grpc_status(kind: FaultKind) -> &'static str {
     match kind {
         FaultKind::NoRoute | FaultKind::NotImplemented | FaultKind::Misdirected => UNIMPLEMENTED,
         FaultKind::RequestTimeout | FaultKind::UpstreamTimeout => DEADLINE_EXCEEDED,
-        FaultKind::HeadersTooLarge => RESOURCE_EXHAUSTED,
+        FaultKind::HeadersTooLarge | FaultKind::BodyTooLarge => RESOURCE_EXHAUSTED,
+        FaultKind::AuthDenied => PERMISSION_DENIED,
         FaultKind::BadRequest
         | FaultKind::TargetTooLong
         | FaultKind::ExpectationFailed
@@ -58,7 +82,8 @@ fn grpc_status(kind: FaultKind) -> &'static str {
         | FaultKind::NoEndpoints
         | FaultKind::Connect
         | FaultKind::UpstreamClosed
-        | FaultKind::UpstreamProtocol => UNAVAILABLE,
+        | FaultKind::UpstreamProtocol
+        | FaultKind::AuthUnavailable => UNAVAILABLE,
     }
 }
 

@@ -1,23 +1,28 @@
 //! Serves requests: route, filters, backend, filters.
 //!
 //! ```text
-//! Request ─► forwarding headers ─► route ─► rule's filters ─► share ─► share's filters ─► forward
-//!                                    │            │ answer       │ none: 500     │ answer     │ fault
-//! Response ◄─ rule's filters ◄───────┴────────────┴──────────────┴───────────────┴────────────┘
+//! Request ─► forwarding headers ─► listener's filters ─► route ─► rule's filters ─► share ─► share's filters ─► forward
+//!                                           │ answer        │            │ answer       │ none: 500     │ answer     │ fault
+//! Response ◄─ rule's filters ◄──────────────┴───────────────┴────────────┴──────────────┴───────────────┴────────────┘
 //! ```
 
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use portway_plan::RuleKind;
 
-use super::filters::{Effects, Filters, ForwardingHeaders, MatchContext};
+use super::filters::{
+    Effects, ExternalAuth, Filters, ForwardingHeaders, MatchContext, Question, Refusal, Stop,
+};
 use super::forward::Forward;
 use super::h1::Answer;
 use super::inbound::Inbound;
 use super::retry::Retries;
-use super::route::{PortTable, RuleEntry};
-use super::{Handler, Request, RequestHead, Response, Version, mirror, reply};
+use super::route::{ListenerTable, PortTable, RuleEntry};
+use super::{Connection, Handler, Informational, Request, RequestHead, Response, Version, mirror, reply};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::{Exchange, Recorder};
 use crate::snapshot::PortKey;
@@ -72,34 +77,49 @@ impl Gateway {
             let id = request.head.headers.get("x-request-id").unwrap_or_default();
             bytes::Bytes::copy_from_slice(id)
         });
-        let routed = match table {
-            Some(table) => table.route(&request.head, request.connection.tls.as_ref()),
-            None => Err(FaultKind::NoRoute),
+        let Request { mut head, body, upgrade, expects_continue, informational, connection } = request;
+        let body = Inbound::new(body, 0);
+        let mut effects = Effects::default();
+        let mut passing = Passing {
+            head: &mut head,
+            body: &body,
+            connection: &connection,
+            effects: &mut effects,
+            exchange: &mut exchange,
+            context: MatchContext { prefix_len: None, port: connection.port },
+            limit: None,
+            grpc,
+        };
+        let routed = match listener(table, &mut passing) {
+            Err(kind) => Err(kind.into()),
+            Ok((table, listener)) => {
+                let filters = listener.filters();
+                let passed = if filters.is_empty() { Ok(()) } else { self.pass(filters, &mut passing).await };
+                match passed {
+                    Ok(()) => table.find(listener, passing.head).map_err(Refusal::from),
+                    Err(refusal) => Err(refusal),
+                }
+            }
         };
         let mut response = match routed {
-            Err(kind) => {
-                // A listener counts what it has no route for.
-                let (tls, host) = (request.connection.tls.is_some(), request.head.authority.host());
-                if let Some(listener) = table.and_then(|table| table.select_listener(tls, host)) {
-                    exchange.set_listener(listener.metrics());
-                }
-                failed(&kind.into(), grpc, &mut exchange)
-            }
+            Err(refusal) => refused(refusal, grpc, &mut exchange),
             Ok(matched) => {
-                exchange.set_listener(matched.listener.metrics());
-                exchange.set_rule(matched.rule.metrics());
-                let mut effects = Effects::default();
+                passing.exchange.set_rule(matched.rule.metrics());
+                passing.context = matched.context();
+                passing.limit = matched.rule.plan().timeouts.request;
                 let filters = matched.rule.filters();
-                match filters.on_request(&mut request.head, &matched.context(), &mut effects) {
+                let passed = if filters.is_empty() { Ok(()) } else { self.pass(filters, &mut passing).await };
+                match passed {
                     // It has been through these filters' response side already.
-                    ControlFlow::Break(Ok(response)) => response,
-                    ControlFlow::Break(Err(kind)) => failed(&kind.into(), grpc, &mut exchange),
-                    ControlFlow::Continue(()) => {
-                        let context = matched.context();
-                        let sent = self.send(matched.rule, &context, request, &mut effects, &mut exchange);
+                    Err(refusal) => refused(refusal, grpc, &mut exchange),
+                    Ok(()) => {
+                        let context = passing.context;
+                        let rest =
+                            Rest { head, body, upgrade, expects_continue, informational, connection, grpc };
+                        let sent = self.send(matched.rule, context, rest, &mut effects, &mut exchange);
                         let mut response = match sent.await {
                             Ok(response) => response,
-                            Err(fault) => failed(&fault, grpc, &mut exchange),
+                            Err(refusal) => refused(refusal, grpc, &mut exchange),
                         };
                         filters.on_response(&mut response.head, &effects);
                         response
@@ -107,33 +127,92 @@ impl Gateway {
                 }
             }
         };
+        for addition in &effects.additions {
+            addition.apply(&mut response.head.headers);
+        }
         exchange.status = Some(response.head.status);
         response.exchange = Some(exchange);
         response
+    }
+
+    /// Takes a request through filters.
+    async fn pass(&self, filters: &Filters, passing: &mut Passing<'_>) -> Result<(), Refusal> {
+        match filters.on_request(0, passing.head, &passing.context, passing.effects) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(Stop::Answer(response)) => Err(Refusal::Answer(response)),
+            ControlFlow::Break(Stop::Fault(kind)) => Err(kind.into()),
+            ControlFlow::Break(Stop::Ask(auth, next)) => {
+                Box::pin(self.consult(filters, auth, next, passing)).await
+            }
+        }
+    }
+
+    /// Takes a request on through filters of which some ask someone first. The answer of who refuses it goes
+    /// through the response side of these filters.
+    async fn consult(
+        &self,
+        filters: &Filters,
+        mut auth: &ExternalAuth,
+        mut next: usize,
+        passing: &mut Passing<'_>,
+    ) -> Result<(), Refusal> {
+        loop {
+            let question = Question {
+                pools: &self.pools,
+                head: &mut *passing.head,
+                body: passing.body,
+                connection: passing.connection,
+                limit: passing.limit.map(|limit| limit.saturating_sub(passing.exchange.begun().elapsed())),
+                grpc: passing.grpc,
+            };
+            let asked = auth.ask(question, passing.effects).await;
+            passing.exchange.received = passing.body.received();
+            if let Err(mut refusal) = asked {
+                if let Refusal::Denied(response) = &mut refusal {
+                    filters.on_response(&mut response.head, passing.effects);
+                }
+                return Err(refusal);
+            }
+            match filters.on_request(next, passing.head, &passing.context, passing.effects) {
+                ControlFlow::Continue(()) => return Ok(()),
+                ControlFlow::Break(Stop::Answer(response)) => return Err(Refusal::Answer(response)),
+                ControlFlow::Break(Stop::Fault(kind)) => return Err(kind.into()),
+                ControlFlow::Break(Stop::Ask(further, after)) => (auth, next) = (further, after),
+            }
+        }
     }
 
     /// From the rule's filters on, up to them on the way back.
     async fn send(
         &self,
         rule: &RuleEntry,
-        context: &MatchContext,
-        request: Request,
+        context: MatchContext,
+        rest: Rest,
         effects: &mut Effects,
         exchange: &mut Exchange,
-    ) -> Result<Response, Fault> {
-        let Request { mut head, body, upgrade, expects_continue, informational, connection: _ } = request;
+    ) -> Result<Response, Refusal> {
+        let Rest { mut head, body, upgrade, expects_continue, informational, connection, grpc } = rest;
         let plan = rule.plan();
         let retries = Retries::new(plan.retry.as_ref(), &head.method);
-        let keep = if retries.wants_replay() { self.pools.limits().replay_buffer } else { 0 };
-        let body = Inbound::new(body, keep);
+        if retries.wants_replay() {
+            body.keep(self.pools.limits().replay_buffer);
+        }
         let share = rule.choose().ok_or_else(|| Fault::new(FaultKind::InvalidRoute, "no backends"))?;
         let backend = share.backend.ok_or_else(|| Fault::new(FaultKind::InvalidRoute, &share.plan.path))?;
         exchange.set_backend(backend.metrics());
         self.mirror(plan.kind, &head, &body, effects);
         if !share.filters.is_empty() {
-            if let ControlFlow::Break(answer) = share.filters.on_request(&mut head, context, effects) {
-                return answer.map_err(Fault::from);
-            }
+            let mut passing = Passing {
+                head: &mut head,
+                body: &body,
+                connection: &connection,
+                effects: &mut *effects,
+                exchange: &mut *exchange,
+                context,
+                limit: plan.timeouts.request,
+                grpc,
+            };
+            self.pass(share.filters, &mut passing).await?;
             self.mirror(plan.kind, &head, &body, effects);
         }
         let forward = Forward {
@@ -141,15 +220,16 @@ impl Gateway {
             backend,
             kind: plan.kind,
             timeouts: &plan.timeouts,
+            begun: effects.asked.then(|| exchange.begun().into()),
             retries,
             head,
+            expects_continue: expects_continue && !body.has_begun(),
             body,
             upgrade,
-            expects_continue,
             informational,
         };
-        let answer = forward.send(exchange).await;
-        finish(answer, share.filters, effects)
+        let answer = forward.send(exchange).await?;
+        Ok(finish(answer, share.filters, effects))
     }
 
     fn mirror(&self, kind: RuleKind, head: &RequestHead, body: &Inbound, effects: &mut Effects) {
@@ -159,14 +239,65 @@ impl Gateway {
     }
 }
 
-fn finish(answer: Result<Answer, Fault>, filters: &Filters, effects: &Effects) -> Result<Response, Fault> {
-    let Answer { mut head, body, tunnel } = answer?;
-    filters.on_response(&mut head, effects);
-    Ok(Response { head, body, tunnel, exchange: None })
+/// A request on its way through filters.
+struct Passing<'a> {
+    head: &'a mut RequestHead,
+    body: &'a Inbound,
+    connection: &'a Connection,
+    effects: &'a mut Effects,
+    exchange: &'a mut Exchange,
+    context: MatchContext,
+    /// The rule's timeout, from the request's begin on.
+    limit: Option<Duration>,
+    /// Whether it is gRPC.
+    grpc: bool,
 }
 
-/// The answer to a request that met a fault.
-fn failed(fault: &Fault, grpc: bool, exchange: &mut Exchange) -> Response {
-    exchange.set_fault(fault);
-    if grpc { reply::grpc_fault(fault.kind) } else { reply::fault(fault.kind) }
+/// A request that has passed its rule's filters.
+struct Rest {
+    head: RequestHead,
+    body: Inbound,
+    upgrade: Option<Bytes>,
+    expects_continue: bool,
+    informational: Option<Informational>,
+    connection: Rc<Connection>,
+    grpc: bool,
+}
+
+/// The listener that takes a request.
+fn listener<'a>(
+    table: Option<&'a PortTable>,
+    passing: &mut Passing<'_>,
+) -> Result<(&'a PortTable, &'a Arc<ListenerTable>), FaultKind> {
+    let table = table.ok_or(FaultKind::NoRoute)?;
+    let tls = passing.connection.tls.as_ref();
+    let selected = table.select(passing.head, tls);
+    // A listener counts what it does not serve, too.
+    let counts =
+        selected.ok().or_else(|| table.select_listener(tls.is_some(), passing.head.authority.host()));
+    if let Some(listener) = counts {
+        passing.exchange.set_listener(listener.metrics());
+    }
+    selected.map(|listener| (table, listener))
+}
+
+fn finish(answer: Answer, filters: &Filters, effects: &Effects) -> Response {
+    let Answer { mut head, body, tunnel } = answer;
+    filters.on_response(&mut head, effects);
+    Response { head, body, tunnel, exchange: None }
+}
+
+/// What a request gets that does not reach a backend.
+fn refused(refusal: Refusal, grpc: bool, exchange: &mut Exchange) -> Response {
+    match refusal {
+        Refusal::Answer(response) => response,
+        Refusal::Denied(response) => {
+            exchange.set_fault(&FaultKind::AuthDenied.into());
+            response
+        }
+        Refusal::Fault(fault) => {
+            exchange.set_fault(&fault);
+            if grpc { reply::grpc_fault(fault.kind) } else { reply::fault(fault.kind) }
+        }
+    }
 }

@@ -33,6 +33,11 @@ pub struct Limits {
     pub mirror_lag: usize,
     /// How long a mirrored request may take; 15 s.
     pub mirror_timeout: Duration,
+    /// How long an authorization service may take to answer; 5 s.
+    pub auth_timeout: Duration,
+    /// How many bytes of request bodies one worker holds at once for authorization services; 64 MiB.
+    /// Further requests are answered with 503.
+    pub auth_bodies: usize,
 }
 
 impl Default for Limits {
@@ -51,6 +56,8 @@ impl Default for Limits {
             mirrors: 256,
             mirror_lag: 1024 * 1024,
             mirror_timeout: Duration::from_secs(15),
+            auth_timeout: Duration::from_secs(5),
+            auth_bodies: 64 * 1024 * 1024,
         }
     }
 }

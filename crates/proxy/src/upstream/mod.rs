@@ -22,5 +22,5 @@ pub use backend::{Backend, Departures, Endpoint, EndpointId, EndpointSet, InFlig
 pub use backends::{BackendMap, Backends};
 pub use connect::{Transport, connect};
 pub use limits::Limits;
-pub use pool::{Connection, Lease, Mirroring, Pools, Protocol};
+pub use pool::{Connection, HeldBack, Lease, Mirroring, Pools, Protocol};
 pub use weights::Weights;

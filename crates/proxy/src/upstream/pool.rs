@@ -35,6 +35,8 @@ pub struct Pools {
     /// Exchanges under way, to be given up when nothing moves.
     leases: RefCell<Slab<Weak<Lease>>>,
     mirrors: Cell<usize>,
+    /// Bytes of request bodies that are held back.
+    held_back: Cell<usize>,
     /// Counts sweeps: the clock of [`Lease::touch`].
     sweeps: Cell<u64>,
 }
@@ -134,6 +136,7 @@ impl Pools {
             rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
             leases: RefCell::default(),
             mirrors: Cell::new(0),
+            held_back: Cell::new(0),
             sweeps: Cell::new(0),
         });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pools), departures));
@@ -241,6 +244,12 @@ impl Pools {
         })
     }
 
+    /// Room for a request's body that is held back until someone has been asked. It grows with
+    /// [`HeldBack::grow`] and is given back when it is dropped.
+    pub fn hold_back(self: &Rc<Self>) -> HeldBack {
+        HeldBack { pools: self.clone(), bytes: 0 }
+    }
+
     /// How many HTTP/1.1 connections idle and how many HTTP/2 connections are open.
     pub fn held(&self) -> (usize, usize) {
         let pools = self.endpoints.borrow();
@@ -296,6 +305,34 @@ pub struct Mirroring(Rc<Pools>);
 impl Drop for Mirroring {
     fn drop(&mut self) {
         self.0.mirrors.set(self.0.mirrors.get() - 1);
+    }
+}
+
+/// Room for a body that is held back.
+pub struct HeldBack {
+    pools: Rc<Pools>,
+    bytes: usize,
+}
+
+impl HeldBack {
+    /// Takes room for that many more bytes.
+    ///
+    /// # Errors
+    /// [`FaultKind::Overloaded`] when this worker holds too many back.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
+        let all = self.pools.held_back.get() + bytes;
+        if all > self.pools.limits.auth_bodies {
+            return Err(Fault::new(FaultKind::Overloaded, "too many bodies are held back"));
+        }
+        self.pools.held_back.set(all);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.pools.held_back.set(self.pools.held_back.get() - self.bytes);
     }
 }
 

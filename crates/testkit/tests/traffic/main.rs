@@ -1,6 +1,8 @@
 //! A gateway from YAML, real sockets, real HTTP: each test tells what a user would notice.
 
 mod answers;
+mod auth;
+mod auth_grpc;
 mod change;
 mod filters;
 mod grpc;

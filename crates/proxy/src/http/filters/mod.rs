@@ -7,8 +7,12 @@
 //!
 //! Requests pass the rule's filters first, in the route's order, then those of the share; responses come
 //! back the other way round, so that the rule has the last word.
+//!
+//! Filters run at once, save for those that must ask someone first: there the chain stops, and whoever runs
+//! it goes on behind the filter when the answer is there.
 
 mod cors;
+mod external_auth;
 mod forwarded;
 mod header_modifier;
 mod mirror;
@@ -23,11 +27,13 @@ use bytes::Bytes;
 use portway_plan as plan;
 use smallvec::SmallVec;
 
-use super::{RequestHead, Response, ResponseHead};
+use super::{Headers, RequestHead, Response, ResponseHead};
 use crate::fault::FaultKind;
 use crate::upstream::{Backend, BackendMap};
 
 pub use cors::requested_method;
+pub use external_auth::ExternalAuth;
+pub(crate) use external_auth::{Question, Refusal};
 pub use forwarded::ForwardingHeaders;
 
 /// The filters of one rule or share, in order.
@@ -45,7 +51,46 @@ enum Filter {
     Rewrite(Box<rewrite::Rewrite>),
     Mirror(Box<mirror::Mirror>),
     Cors(Box<cors::Cors>),
+    ExternalAuth(Box<ExternalAuth>),
     Broken,
+}
+
+/// Why a request does not go on to the next filter.
+pub enum Stop<'a> {
+    /// A redirect or a preflight's answer, to which these filters' own [`Filters::on_response`] has been
+    /// applied.
+    Answer(Response),
+    /// A filter that cannot be honoured.
+    Fault(FaultKind),
+    /// Someone is to be asked; with a yes, the request goes on with the filter of that index.
+    Ask(&'a ExternalAuth, usize),
+}
+
+/// A header that is added to a message because an authorization service says so.
+#[derive(Debug)]
+pub(crate) enum Addition {
+    /// In place of what is there.
+    Set(Bytes, Bytes),
+    /// As a further line.
+    Append(Bytes, Bytes),
+    /// Where the name is not there.
+    IfAbsent(Bytes, Bytes),
+    /// In place of what is there, if something is.
+    IfPresent(Bytes, Bytes),
+}
+
+impl Addition {
+    pub(crate) fn apply(&self, headers: &mut Headers) {
+        let has = |name: &Bytes| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        match self {
+            Self::IfAbsent(name, _) if has(name) => {}
+            Self::IfPresent(name, _) if !has(name) => {}
+            Self::Set(name, value) | Self::IfPresent(name, value) => headers.set(name.clone(), value.clone()),
+            Self::Append(name, value) | Self::IfAbsent(name, value) => {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+    }
 }
 
 /// What filters must know of the match.
@@ -65,6 +110,10 @@ pub struct Effects {
     pub mirrors: SmallVec<[Arc<Backend>; 1]>,
     /// The request's `Origin`, if a CORS filter was met.
     origin: Option<Bytes>,
+    /// Headers for the response, from authorization services.
+    pub(crate) additions: Vec<Addition>,
+    /// Someone was asked, which took time.
+    pub(crate) asked: bool,
 }
 
 impl Filters {
@@ -92,7 +141,15 @@ impl Filters {
                         Filter::Mirror(mirror::Mirror::compile(mirror, backend.clone()).into())
                     }
                     plan::Filter::Cors(cors) => Filter::Cors(cors::Cors::compile(cors).into()),
-                    plan::Filter::ExternalAuth(_) | plan::Filter::Broken { .. } => Filter::Broken,
+                    plan::Filter::ExternalAuth(auth) => match &auth.target {
+                        plan::Target::Invalid(_) => Filter::Broken,
+                        plan::Target::Backend(key) => {
+                            let backend = backends.get(key);
+                            resolved &= backend.is_some();
+                            Filter::ExternalAuth(ExternalAuth::compile(auth, backend.cloned()).into())
+                        }
+                    },
+                    plan::Filter::Broken { .. } => Filter::Broken,
                 })
             })
             .collect();
@@ -119,16 +176,15 @@ impl Filters {
         self.list.as_deref().unwrap_or_default()
     }
 
-    /// Applies them to a request, in order. `Break` is what to answer instead of going on: a redirect or a
-    /// preflight's answer, to which these filters' own [`Filters::on_response`] has been applied, or the
-    /// fault of a filter that cannot be honoured.
+    /// Applies them to a request in order, from the filter of index `from` on.
     pub fn on_request(
         &self,
+        from: usize,
         head: &mut RequestHead,
         context: &MatchContext,
         effects: &mut Effects,
-    ) -> ControlFlow<Result<Response, FaultKind>> {
-        for filter in self.list() {
+    ) -> ControlFlow<Stop<'_>> {
+        for (at, filter) in self.list().iter().enumerate().skip(from) {
             match filter {
                 Filter::RequestHeaders(modifier) => modifier.on_request(head),
                 Filter::ResponseHeaders(_) => {}
@@ -137,20 +193,23 @@ impl Filters {
                         self.on_response(&mut response.head, effects);
                         response
                     });
-                    return ControlFlow::Break(answer.ok_or(FaultKind::InvalidRoute));
+                    return ControlFlow::Break(
+                        answer.map_or(Stop::Fault(FaultKind::InvalidRoute), Stop::Answer),
+                    );
                 }
                 Filter::Rewrite(rewrite) => {
                     if !rewrite.on_request(head, context) {
-                        return ControlFlow::Break(Err(FaultKind::InvalidRoute));
+                        return ControlFlow::Break(Stop::Fault(FaultKind::InvalidRoute));
                     }
                 }
                 Filter::Mirror(mirror) => mirror.on_request(effects),
                 Filter::Cors(cors) => {
                     if let Some(answer) = cors.on_request(head, effects) {
-                        return ControlFlow::Break(Ok(answer));
+                        return ControlFlow::Break(Stop::Answer(answer));
                     }
                 }
-                Filter::Broken => return ControlFlow::Break(Err(FaultKind::InvalidRoute)),
+                Filter::ExternalAuth(auth) => return ControlFlow::Break(Stop::Ask(auth, at + 1)),
+                Filter::Broken => return ControlFlow::Break(Stop::Fault(FaultKind::InvalidRoute)),
             }
         }
         ControlFlow::Continue(())
@@ -236,7 +295,7 @@ pub(crate) mod tests {
         let filters = Filters::compile(&list, &BackendMap::default());
         let mut head = request("GET", "http://h/");
         let mut effects = Effects::default();
-        assert!(filters.on_request(&mut head, &CONTEXT, &mut effects).is_continue());
+        assert!(filters.on_request(0, &mut head, &CONTEXT, &mut effects).is_continue());
         assert_eq!(head.headers, Headers::from([("a", "1")]));
         let mut head = ResponseHead { status: StatusCode::OK, headers: Headers::default() };
         filters.on_response(&mut head, &effects);
@@ -251,8 +310,8 @@ pub(crate) mod tests {
         let filters = Filters::compile(&list, &BackendMap::default());
         let mut head = request("GET", "http://h/a");
         head.headers.append("origin", "https://o");
-        let ControlFlow::Break(Ok(response)) =
-            filters.on_request(&mut head, &CONTEXT, &mut Effects::default())
+        let ControlFlow::Break(Stop::Answer(response)) =
+            filters.on_request(0, &mut head, &CONTEXT, &mut Effects::default())
         else {
             panic!("a redirect")
         };
@@ -267,8 +326,8 @@ pub(crate) mod tests {
         for list in [[broken, redirect()], [F::RequestHeaders(headers("host", "a b")), redirect()]] {
             let filters = Filters::compile(&list, &BackendMap::default());
             let mut head = request("GET", "http://h/a");
-            let answer = filters.on_request(&mut head, &CONTEXT, &mut Effects::default());
-            assert!(matches!(answer, ControlFlow::Break(Err(FaultKind::InvalidRoute))));
+            let answer = filters.on_request(0, &mut head, &CONTEXT, &mut Effects::default());
+            assert!(matches!(answer, ControlFlow::Break(Stop::Fault(FaultKind::InvalidRoute))));
         }
     }
 
@@ -290,7 +349,7 @@ pub(crate) mod tests {
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..100 {
             let mut effects = Effects::default();
-            assert!(filters.on_request(&mut head, &CONTEXT, &mut effects).is_continue());
+            assert!(filters.on_request(0, &mut head, &CONTEXT, &mut effects).is_continue());
             for backend in effects.mirrors {
                 *counts.entry(backend.key().object.name.to_string()).or_insert(0) += 1;
             }

@@ -88,18 +88,24 @@ pub(super) fn request(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     // First, so that it is easy to find (RFC 9110 section 7.2).
     field(out, b"Host", head.authority.text());
-    let mut te = false;
+    let (mut te, mut says_length) = (false, false);
     for (name, value) in head.headers.iter() {
         match names::own(name) {
             None => {}
             Some(Own::Te) => te = true,
+            Some(Own::ContentLength) => {
+                says_length = true;
+                continue;
+            }
             Some(_) => continue,
         }
         field(out, name, value);
     }
     let encoding = match body.remaining() {
         // A method that has a body by its nature says that there is none (RFC 9110 section 8.6).
-        Some(0) if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => Encoding::Length(0),
+        Some(0) if says_length || matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
+            Encoding::Length(0)
+        }
         Some(0) => Encoding::None,
         Some(length) => Encoding::Length(length),
         None => Encoding::Chunked,

@@ -115,12 +115,12 @@ fn joined<'a>(headers: &'a Headers, name: &str) -> Option<Cow<'a, [u8]>> {
 fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (*decode(key) == *name.as_bytes() && !pair.is_empty()).then(|| decode(value))
+        (*form_decoded(key) == *name.as_bytes() && !pair.is_empty()).then(|| form_decoded(value))
     })
 }
 
 /// Decodes as `application/x-www-form-urlencoded`: `+` is a space. Broken escapes stand for themselves.
-fn decode(text: &str) -> Cow<'_, [u8]> {
+pub(in crate::http) fn form_decoded(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if memchr::memchr2(b'%', b'+', bytes).is_none() {
         return bytes.into();

@@ -8,6 +8,7 @@ use super::Compilation;
 use super::host::HostTable;
 use super::patterns::PatternIndex;
 use super::regexes::RegexCompiler;
+use crate::http::filters::Filters;
 use crate::observe::ListenerMetrics;
 
 /// A compiled listener.
@@ -17,6 +18,7 @@ pub struct ListenerTable {
     /// As in the plan.
     hosts: Vec<Arc<HostTable>>,
     index: Arc<PatternIndex>,
+    filters: Filters,
     metrics: Arc<ListenerMetrics>,
     resolved: bool,
 }
@@ -29,7 +31,8 @@ impl ListenerTable {
         with: &Compilation<'_>,
         compiler: &mut RegexCompiler,
     ) -> Self {
-        let mut resolved = true;
+        let filters = Filters::compile(&listener.filters, with.backends);
+        let mut resolved = filters.is_resolved();
         let mut same_hostnames = previous.is_some_and(|p| p.hosts.len() == listener.hosts.len());
         // Where the next host was before, if it follows the one before it as it did then. With that, hosts
         // that have not changed are taken over without a look at them.
@@ -72,6 +75,7 @@ impl ListenerTable {
             resolved,
             hosts,
             index,
+            filters,
             metrics: with.metrics.listener(&listener.source),
         }
     }
@@ -84,6 +88,11 @@ impl ListenerTable {
     /// The listener's counters.
     pub fn metrics(&self) -> &Arc<ListenerMetrics> {
         &self.metrics
+    }
+
+    /// What every request passes before it is matched.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
     }
 
     /// The hosts, in the plan's order.

@@ -34,6 +34,7 @@ use crate::observe::Metrics;
 use crate::upstream::BackendMap;
 
 pub use conditions::Failure;
+pub(in crate::http) use conditions::form_decoded;
 pub use host::HostTable;
 pub use listener::ListenerTable;
 pub use rule::{RuleEntry, ShareEntry};
@@ -143,6 +144,41 @@ impl PortTable {
         self.search(head, tls, &mut ())
     }
 
+    /// The listener that takes a request: the first half of [`PortTable::route`], for listeners that have
+    /// filters to apply before the other half, [`PortTable::find`].
+    ///
+    /// # Errors
+    /// As `route` has them.
+    #[inline]
+    pub fn select(
+        &self,
+        head: &RequestHead,
+        tls: Option<&TlsInfo>,
+    ) -> Result<&Arc<ListenerTable>, FaultKind> {
+        let name = head.authority.host();
+        let listener = self.select_listener(tls.is_some(), name).ok_or(FaultKind::NoRoute)?;
+        if let Some(tls) = tls
+            && tls.server_name.as_deref() != Some(name)
+            && !self.shown_listener(tls).is_some_and(|shown| Arc::ptr_eq(shown, listener))
+        {
+            return Err(FaultKind::Misdirected);
+        }
+        Ok(listener)
+    }
+
+    /// The entry for a request of a listener.
+    ///
+    /// # Errors
+    /// [`FaultKind::NoRoute`] when no entry matches.
+    #[inline]
+    pub fn find<'a>(
+        &'a self,
+        listener: &'a Arc<ListenerTable>,
+        head: &RequestHead,
+    ) -> Result<Matched<'a>, FaultKind> {
+        self.find_in(listener, head, &mut ())
+    }
+
     /// [`PortTable::route`], with the story of how it came to its result.
     pub fn trace(&self, head: &RequestHead, tls: Option<&TlsInfo>) -> Trace<'_> {
         Trace::new(self, head, tls)
@@ -155,16 +191,18 @@ impl PortTable {
         tls: Option<&TlsInfo>,
         observer: &mut O,
     ) -> Result<Matched<'a>, FaultKind> {
-        let name = head.authority.host();
-        let listener = self.select_listener(tls.is_some(), name).ok_or(FaultKind::NoRoute)?;
-        if let Some(tls) = tls
-            && tls.server_name.as_deref() != Some(name)
-            && !self.shown_listener(tls).is_some_and(|shown| Arc::ptr_eq(shown, listener))
-        {
-            return Err(FaultKind::Misdirected);
-        }
+        self.find_in(self.select(head, tls)?, head, observer)
+    }
+
+    #[inline]
+    fn find_in<'a, O: Observer<'a>>(
+        &'a self,
+        listener: &'a Arc<ListenerTable>,
+        head: &RequestHead,
+        observer: &mut O,
+    ) -> Result<Matched<'a>, FaultKind> {
         let mut found = None;
-        for host in listener.matching(name) {
+        for host in listener.matching(head.authority.host()) {
             observer.host(host);
             if let Some(index) = host.find(head, observer)
                 && found.is_none()
