@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run DIR…      files ─► store ─► translate ─► proxy: serves, and follows the files
+//! proxy         the controller's push ─► plan: serves it, and says what became of it
 //! check, get, explain    the same store, translate and route tables, and no sockets
 //! echo          the demo backend
 //! ```
@@ -10,12 +11,14 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
+mod data_plane;
 mod demo;
 mod echo;
 mod explain;
 mod get;
 mod places;
 mod print;
+mod proxy;
 #[cfg(test)]
 mod reference;
 mod run;
@@ -46,6 +49,8 @@ struct Cli {
 enum Command {
     /// Serves the Gateways in files and folders, and follows them as they change
     Run(run::Args),
+    /// Serves what a controller says: what the pods of a Gateway run
+    Proxy(proxy::Args),
     /// Tells what is wrong with files, without serving them: exit 0, 1 (errors) or 2 (usage)
     Check(check::Args),
     /// Tells what happens to one request: listener, rule, filters, backends, and the lines that have it so
@@ -75,6 +80,7 @@ fn main() -> ExitCode {
         .init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Proxy(args) => proxy::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(args),
         Command::Get(args) => get::run(&args),

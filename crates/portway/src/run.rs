@@ -11,8 +11,7 @@ mod tries;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -23,20 +22,14 @@ use anyhow::Context as _;
 use portway_api::diagnostic::Diagnostic;
 use portway_plan::{Plan, Source, Transport};
 use portway_proxy::snapshot::PortKey;
-use portway_proxy::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Applied, AppliedPort, BindMode, DrainTimes, Options, Proxy,
-    StartError, StatusSource, Tracing,
-};
+use portway_proxy::{Applied, AppliedPort, BindMode, DrainTimes, Options, Proxy, StartError, StatusSource};
 use portway_store::{Change, Changes, FileSource, Loaded, Resources, Update};
 use portway_translate::{Machine, Translation, Translator};
 use serde_json::json;
 
 use crate::demo::Backends;
 use crate::style::Style;
-use crate::{print, signals, world};
-
-/// Where the admin server is unless `--admin` says otherwise.
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+use crate::{data_plane, print, signals, world};
 
 /// How often a port that could not be bound is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
@@ -47,56 +40,14 @@ pub(crate) struct Args {
     /// Folders (with all in them) and files of Gateway API YAML; watched
     #[arg(required = true, value_name = "DIR")]
     paths: Vec<PathBuf>,
-    /// Worker threads (default: the CPU quota)
-    #[arg(long, value_name = "N")]
-    workers: Option<NonZeroUsize>,
-    /// Where /livez, /readyz, /metrics, /status and /plan answer, or `off` (default: 127.0.0.1:9900)
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<Admin>,
-    /// Logs each request, to standard output unless --access-log-file is given
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    access_log: Option<LogFormat>,
-    /// The access log's file, opened again when it is moved away
-    #[arg(long, value_name = "FILE", requires = "access_log")]
-    access_log_file: Option<PathBuf>,
-    /// Sends traces with OTLP over HTTP, such as to http://127.0.0.1:4318/v1/traces
-    #[arg(long, value_name = "URL")]
-    otlp: Option<http::Uri>,
-    /// The part of the traces begun here that are sampled, from 0 to 1
-    #[arg(long, default_value_t = 1.0, requires = "otlp", value_name = "PART")]
-    otlp_sampling: f64,
-    /// How many proxies in front of this one are trusted to have written X-Forwarded-*
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    trusted_hops: u32,
+    #[command(flatten)]
+    data_plane: data_plane::Args,
     /// Seconds after SIGTERM or SIGINT at which requests that are still open are cut
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     drain: u64,
     /// Binds a free port of 127.0.0.1 for each port of the Gateways (for tests)
     #[arg(long)]
     free_ports: bool,
-}
-
-/// Where the admin server is.
-#[derive(Clone, Copy, Debug)]
-enum Admin {
-    Off,
-    At(SocketAddr),
-}
-
-impl std::str::FromStr for Admin {
-    type Err = std::net::AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::At) }
-    }
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum LogFormat {
-    /// One JSON object per line
-    Json,
-    /// The combined log format of Apache and nginx
-    Common,
 }
 
 /// What the main thread waits for.
@@ -190,34 +141,15 @@ fn control(sender: mpsc::SyncSender<Event>) -> anyhow::Result<tokio::runtime::Ha
 fn start(args: &Args, told: &Arc<Mutex<Told>>) -> anyhow::Result<Proxy> {
     let told = Arc::clone(told);
     let status = move || told.lock().unwrap_or_else(PoisonError::into_inner).json().to_string();
-    let target = args.access_log_file.clone().map_or(AccessLogTarget::Stdout, AccessLogTarget::File);
-    let format = args.access_log.map(|format| match format {
-        LogFormat::Json => AccessLogFormat::Json,
-        LogFormat::Common => AccessLogFormat::Common,
-    });
-    let tracing = args.otlp.clone().map(|endpoint| Tracing {
-        endpoint,
-        sampling: args.otlp_sampling.clamp(0.0, 1.0),
-        service_name: "portway".to_owned(),
-    });
     let options = Options {
-        workers: args.workers,
         bind: if args.free_ports { BindMode::Ephemeral } else { BindMode::AsPlanned },
-        admin: match args.admin {
-            None => Some(ADMIN),
-            Some(Admin::At(address)) => Some(address),
-            Some(Admin::Off) => None,
-        },
         status: Some(StatusSource(Arc::new(status))),
-        trusted_hops: args.trusted_hops,
-        access_log: format.map(|format| AccessLog { format, target }),
-        tracing,
         drain: DrainTimes { min: Duration::ZERO, max: Duration::from_secs(args.drain) },
-        ..Options::default()
+        ..args.data_plane.options()
     };
     match Proxy::start(options.clone()) {
         // Nobody asked for the default address; a second Portway on the machine can do without it.
-        Err(StartError::Admin { address, error }) if args.admin.is_none() => {
+        Err(StartError::Admin { address, error }) if args.data_plane.default_admin() => {
             tracing::warn!(%address, %error, "no admin server; choose another address with --admin");
             Proxy::start(Options { admin: None, ..options }).context("cannot start")
         }

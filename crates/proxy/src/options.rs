@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::limits::Limits;
@@ -25,6 +26,8 @@ pub struct Options {
     pub admin_hosts: Vec<String>,
     /// What `/status` answers.
     pub status: Option<StatusSource>,
+    /// While it is there and false, `/readyz` says that the plan is not complete.
+    pub complete: Option<Arc<AtomicBool>>,
     /// Limits on the client's side.
     pub limits: Limits,
     /// Limits on the backends' side.

@@ -160,6 +160,9 @@ async fn ready(shared: &Shared) -> Response<Full<Bytes>> {
     if serving.snapshot.revision == 0 {
         return unready("no plan has been applied yet\n");
     }
+    if shared.options.complete.as_ref().is_some_and(|complete| !complete.load(Ordering::Relaxed)) {
+        return unready("the plan is not complete: its certificates are not there yet\n");
+    }
     if !serving.bound {
         return unready("no port of the plan could be bound\n");
     }
