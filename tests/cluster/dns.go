@@ -21,8 +21,13 @@ import (
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 )
 
-// clusterDomain is the zone of Services: SERVICE.NAMESPACE.svc.cluster.local.
-const clusterDomain = "cluster.local"
+const (
+	// clusterDomain is the zone of Services: SERVICE.NAMESPACE.svc.cluster.local.
+	clusterDomain = "cluster.local"
+	// externalDomain has the same Services under names that look like ones outside
+	// of the cluster: SERVICE.NAMESPACE.external.test.
+	externalDomain = "external.test"
+)
 
 // resolvConf is /etc/resolv.conf of a pod in a namespace.
 func resolvConf(namespace string) string {
@@ -149,9 +154,10 @@ func (d *dnsServer) answer(query []byte) ([]byte, error) {
 
 // lookup finds the IPv4 addresses of a Service by its full name.
 func (d *dnsServer) lookup(name string) ([]netip.Addr, bool) {
-	short, ok := strings.CutSuffix(name, ".svc."+clusterDomain+".")
-	service, namespace, ok2 := strings.Cut(short, ".")
-	if !ok || !ok2 {
+	short, inside := strings.CutSuffix(name, ".svc."+clusterDomain+".")
+	short, outside := strings.CutSuffix(short, "."+externalDomain+".")
+	service, namespace, ok := strings.Cut(short, ".")
+	if !ok || !inside && !outside {
 		return nil, false
 	}
 	svc, err := d.services.Services(namespace).Get(service)

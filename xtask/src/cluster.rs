@@ -395,7 +395,16 @@ pub(crate) fn build_coredns() -> anyhow::Result<String> {
     Ok(format!("registry.k8s.io/coredns/coredns={}", root()?.join("target/cluster/bin/coredns").display()))
 }
 
-/// Builds one program into `target/cluster/bin` unless it is newer than all files in its module's folder.
+/// Builds the authorization server of our tests, and returns the image that it stands for, as `--image` takes it.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_ext_authz() -> anyhow::Result<String> {
+    go_build(&root()?.join("tests/cluster/extauthz"), "ext-authz", ".", "")?;
+    Ok(format!("portway.dev/test/ext-authz={}", root()?.join("target/cluster/bin/ext-authz").display()))
+}
+
+/// Builds one program into `target/cluster/bin` unless it is newer than all files below its module's folder.
 fn go_build(module: &Path, name: &str, package: &str, flags: &str) -> anyhow::Result<()> {
     let output = root()?.join("target/cluster/bin").join(name);
     if up_to_date(&output, module)? {
@@ -410,18 +419,21 @@ fn go_build(module: &Path, name: &str, package: &str, flags: &str) -> anyhow::Re
     Ok(())
 }
 
-/// Whether a built file is newer than all files right in a folder.
+/// Whether a built file is newer than all files below a folder.
 pub(crate) fn up_to_date(output: &Path, folder: &Path) -> anyhow::Result<bool> {
-    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
-    let Ok(built) = modified(output) else { return Ok(false) };
+    let Ok(built) = fs::metadata(output).and_then(|meta| meta.modified()) else { return Ok(false) };
+    Ok(newest(folder)? < built)
+}
+
+/// When the last of the files below a folder was changed.
+fn newest(folder: &Path) -> anyhow::Result<SystemTime> {
     let mut newest = SystemTime::UNIX_EPOCH;
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_file() {
-            newest = newest.max(modified(&path)?);
-        }
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        newest = newest.max(if meta.is_dir() { self::newest(&entry.path())? } else { meta.modified()? });
     }
-    Ok(newest < built)
+    Ok(newest)
 }
 
 /// The release build of Portway, made if there is none.

@@ -13,8 +13,12 @@ use serde_json::Value;
 
 use crate::cluster::{self, Cluster, root, run_quietly};
 
-/// The Go test that is the suite; each of the suite's tests is a subtest of it.
-const TEST: &str = "TestConformance";
+/// The Go test that is the official suite; each of the suite's tests is a subtest of it.
+const OFFICIAL: &str = "TestConformance";
+/// The one with tests of ours, in the same style.
+const OURS: &str = "TestPortway";
+/// What stands before the names of our tests here.
+const OURS_PREFIX: &str = "Portway-";
 const PROFILES: [&str; 5] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP"];
 const REPOSITORY: &str = "https://github.com/portway/portway";
 /// Most of the suite's time is waiting: for a status, or for the third good answer in a row.
@@ -137,6 +141,7 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<()> {
             args.cluster.crds.get_or_insert_with(|| args.suite.version().to_owned());
             args.cluster.image.push(cluster::build_coredns()?);
         }
+        args.cluster.image.push(cluster::build_ext_authz()?);
         cluster.up(&args.cluster)?;
     }
     let passed = run_suite(&args, &cluster, &suite);
@@ -175,7 +180,8 @@ fn run_suite(args: &Args, cluster: &Cluster, suite: &Path) -> anyhow::Result<()>
 fn flags(args: &Args) -> Vec<String> {
     let profiles =
         if args.profile.is_empty() { PROFILES.map(str::to_owned).to_vec() } else { args.profile.clone() };
-    let run = args.run.as_ref().map_or_else(|| format!("^{TEST}$"), |name| format!("^{TEST}$/{name}"));
+    let name = args.run.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+    let run = format!("^({OFFICIAL}|{OURS})${name}");
     let mut flags = vec![
         "-test.v".to_owned(),
         "-test.timeout=60m".to_owned(),
@@ -241,8 +247,12 @@ impl Results {
             results.read(line, &mut current);
         }
         let status = child.wait()?;
-        let whole = results.tests.remove("");
+        let whole = results.tests.remove(OFFICIAL);
         results.ended = whole.as_ref().is_some_and(|whole| !whole.verdict.is_empty());
+        // It is only worth a line of its own when it failed before its first test.
+        if results.tests.get(OURS).is_some_and(|ours| ours.verdict == "PASS") {
+            results.tests.remove(OURS);
+        }
         for (name, outcome) in &results.tests {
             fs::write(folder.join(format!("{name}.log")), outcome.lines.join("\n"))?;
         }
@@ -257,24 +267,21 @@ impl Results {
     fn read(&mut self, line: String, current: &mut String) {
         let trimmed = line.trim_start();
         if let Some(marker) = trimmed.strip_prefix("=== ") {
-            if let Some(path) = marker.split_whitespace().nth(1) {
-                top(path).unwrap_or_default().clone_into(current);
-                self.tests.entry(current.clone()).or_default();
+            if let Some((name, _)) = marker.split_whitespace().nth(1).and_then(test_of) {
+                self.tests.entry(name.clone()).or_default();
+                *current = name;
             }
             return;
         }
         if let Some((verdict, rest)) = trimmed.strip_prefix("--- ").and_then(|rest| rest.split_once(": ")) {
             let mut words = rest.split_whitespace();
-            let path = words.next().unwrap_or_default();
-            let name = top(path).unwrap_or_default();
-            let outcome = self.tests.entry(name.to_owned()).or_default();
-            if path == TEST
-                || path.strip_prefix(TEST).is_some_and(|path| path.trim_start_matches('/') == name)
-            {
+            let Some((name, itself)) = words.next().and_then(test_of) else { return };
+            let outcome = self.tests.entry(name.clone()).or_default();
+            if itself {
                 let time = words.next().unwrap_or_default();
                 verdict.clone_into(&mut outcome.verdict);
                 outcome.seconds = time.trim_matches(['(', ')', 's']).parse().unwrap_or_default();
-                if verdict != "SKIP" && !name.is_empty() {
+                if verdict != "SKIP" {
                     println!("{verdict} {:>6.1} s  {name}", outcome.seconds);
                 }
             }
@@ -304,9 +311,19 @@ impl Results {
     }
 }
 
-/// The suite's test that a path of Go subtests belongs to; none for the suite itself.
-fn top(path: &str) -> Option<&str> {
-    path.strip_prefix(TEST)?.strip_prefix('/').and_then(|path| path.split('/').next())
+/// The suite's test that a path of Go subtests belongs to, and whether the path is of that test itself.
+fn test_of(path: &str) -> Option<(String, bool)> {
+    let (suite, rest) = path.split_once('/').unwrap_or((path, ""));
+    let prefix = match suite {
+        OFFICIAL => "",
+        OURS => OURS_PREFIX,
+        _ => return None,
+    };
+    match rest.split_once('/') {
+        Some((name, _)) => Some((format!("{prefix}{name}"), false)),
+        None if rest.is_empty() => Some((suite.to_owned(), true)),
+        None => Some((format!("{prefix}{rest}"), true)),
+    }
 }
 
 /// The first failed subtests and assertions.
@@ -404,14 +421,16 @@ mod tests {
              --- FAIL: TestConformance (3.00s)\n\
              \x20   --- PASS: TestConformance/A (1.50s)\n\
              \x20       --- PASS: TestConformance/A/first_case (0.10s)\n\
-             \x20   --- FAIL: TestConformance/B (0.20s)\n",
+             \x20   --- FAIL: TestConformance/B (0.20s)\n\
+             --- PASS: TestPortway/C (0.20s)\n",
         );
         let a = &results.tests["A"];
         assert_eq!((a.verdict.as_str(), a.seconds, a.lines[0].as_str()), ("PASS", 1.5, "    a.go:1: of A"));
         let b = &results.tests["B"];
         assert_eq!(b.verdict, "FAIL");
         assert_eq!(reasons(&b.lines), ["--- FAIL: TestConformance/B (0.20s)", "Error:    of B"]);
-        assert_eq!(results.tests[""].verdict, "FAIL");
+        assert_eq!(results.tests[OFFICIAL].verdict, "FAIL");
+        assert_eq!(results.tests["Portway-C"].verdict, "PASS");
     }
 
     #[test]
