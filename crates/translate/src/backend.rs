@@ -163,7 +163,7 @@ impl<'a> Resolver<'a> {
                 }
             ));
         }
-        if !matches!(self.route.kind, KindId::HTTPRoute | KindId::GRPCRoute) {
+        if matches!(self.route.kind, KindId::TLSRoute | KindId::TCPRoute | KindId::UDPRoute) {
             return Ok(());
         }
         let app = port.app_protocol.as_deref().unwrap_or_default();

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use portway_api::core::Secret;
 use portway_api::gateway::{
-    FromNamespaces, FrontendTLSConfig, LabelSelector, Listener, ListenerStatus, RouteGroupKind, TLSModeType,
+    FromNamespaces, FrontendTLSConfig, LabelSelector, Listener, ListenerFilterType, ListenerStatus,
+    LocalObjectReference, RouteGroupKind, TLSModeType,
 };
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{CertificateKey, HostPattern, ObjectRef, Source, Transport};
+use portway_plan::{CertificateKey, Filter, HostPattern, ObjectRef, Source, Transport};
 
+use crate::backend::Resolver;
 use crate::condition::{
     self, CONFLICTED, Finding, OVERLAPPING_TLS, PROGRAMMED, RESOLVED_REFS, Verdict, no, yes,
 };
 use crate::grants::{self, GATEWAY_GROUP};
-use crate::selector;
 use crate::survey::Surveyor;
+use crate::{external_auth, selector};
 
 /// Names a listener; stays the same while listeners beside it come and go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +120,8 @@ pub(crate) struct ListenerNode {
     pub(crate) overlap: Option<String>,
     /// The certificates that can be used.
     pub(crate) certificates: Vec<CertificateKey>,
+    /// What every request passes before it is matched.
+    pub(crate) filters: Vec<Filter>,
     /// Why the port could not be opened.
     pub(crate) unavailable: Option<String>,
     /// Why it does not serve although its port is open.
@@ -261,6 +265,7 @@ pub(crate) fn examine(
         conflict: None,
         overlap: None,
         certificates: Vec::new(),
+        filters: Vec::new(),
         unavailable: None,
         failed: None,
         ignored: Vec::new(),
@@ -278,10 +283,7 @@ pub(crate) fn examine(
             Err(why) => node.refused = unsupported("hostname", why.to_string()),
         }
     }
-    if spec.filters.as_ref().is_some_and(|filters| !filters.requests.is_empty()) {
-        // They guard the listener; without them it stays shut.
-        node.refused = unsupported("filters", "listener filters are not supported".to_owned());
-    }
+    filters(spec, &path, &mut node, surveyor);
     allowed_routes(spec, &path, &mut node);
     tls(spec, &path, frontend, &mut node, surveyor);
     if protocol.is_none() {
@@ -292,6 +294,61 @@ pub(crate) fn examine(
         ));
     }
     node
+}
+
+/// The filters that requests pass before they are matched (GEP-5224). They guard the listener: with one that
+/// cannot be honoured, it stays shut.
+fn filters(spec: &Listener, path: &str, node: &mut ListenerNode, surveyor: &mut Surveyor<'_>) {
+    let requests = spec.filters.as_ref().map(|filters| filters.requests.as_slice()).unwrap_or_default();
+    if requests.is_empty() {
+        return;
+    }
+    let path = format!("{path}.filters");
+    let refuse = |node: &mut ListenerNode, path: String, message: String| {
+        node.refused.get_or_insert(Finding::new(path, "UnsupportedValue", message));
+    };
+    if !matches!(node.protocol, Some(Protocol::Http | Protocol::Https)) {
+        refuse(
+            node,
+            path,
+            format!("{} listeners have no filters; HTTP and HTTPS listeners do", spec.protocol),
+        );
+        return;
+    }
+    let mut resolver = Resolver::new(surveyor.resources, &node.id.parent);
+    let mut refused = None;
+    for (i, filter) in requests.iter().enumerate() {
+        let path = format!("{path}.requests[{i}]");
+        let translated = match (&filter.type_, &filter.external_auth, filter.extension_ref.as_deref()) {
+            (ListenerFilterType::ExternalAuth, Some(settings), _) => {
+                external_auth::translate(settings, &format!("{path}.externalAuth"), &mut resolver)
+                    .map(Filter::ExternalAuth)
+                    .map_err(|fault| (fault.path, fault.message))
+            }
+            (ListenerFilterType::ExtensionRef, _, Some(LocalObjectReference { group, kind, name })) => {
+                let message = format!("{kind}.{group} {name} is no kind of filter that Portway knows");
+                Err((format!("{path}.extensionRef"), message))
+            }
+            (ListenerFilterType::ExternalAuth | ListenerFilterType::ExtensionRef, ..) => {
+                let message = format!("the filter has no settings for its type {}", filter.type_);
+                Err((path, message))
+            }
+            (ListenerFilterType::Other(name), ..) => {
+                Err((path, format!("the filter type {name:?} is not known")))
+            }
+        };
+        match translated {
+            Ok(filter) => node.filters.push(filter),
+            Err(fault) => {
+                refused.get_or_insert(fault);
+            }
+        }
+    }
+    node.unresolved.append(&mut resolver.faults);
+    surveyor.dependencies.append(&mut resolver.dependencies);
+    if let Some((path, message)) = refused {
+        refuse(node, path, message);
+    }
 }
 
 fn allowed_routes(spec: &Listener, path: &str, node: &mut ListenerNode) {

@@ -16,15 +16,17 @@ use crate::listener::{ListenerId, ListenerNode, Protocol};
 use crate::place::Places;
 use crate::route::RouteNode;
 use crate::survey::{Site, Survey};
-use crate::{backend, gateway};
+use crate::{backend, draft, gateway};
 
 /// The plans so far, and what is needed to change them at the cost of the change.
 #[derive(Debug, Default)]
 pub(crate) struct Plans {
-    /// How many routes in each plan send to a backend.
+    /// How many routes in each plan send to a backend; its listeners count as one.
     users: BTreeMap<BackendKey, BTreeMap<Site, usize>>,
     /// The plans that routes are in, and count in `users` for.
     in_plan: BTreeMap<ObjectKey, BTreeSet<Site>>,
+    /// The backends that filters of listeners ask, which count in `users`, too.
+    asked: BTreeSet<(BackendKey, Site)>,
     listeners: BTreeMap<ListenerId, Arc<Listener>>,
     /// With [`Layout::Shared`](crate::Layout::Shared).
     pub(crate) shared: Arc<Plan>,
@@ -63,8 +65,7 @@ impl Plans {
         let before = self.in_plan.get(key).cloned().unwrap_or_default();
         for site in now.difference(&before) {
             for backend in &route.backends {
-                *self.users.entry(backend.clone()).or_default().entry(site.clone()).or_default() += 1;
-                stale.backends.entry(backend.clone()).or_default().insert(site.clone());
+                self.add_user(backend, site, stale);
             }
         }
         self.release(route, before.difference(&now), stale);
@@ -90,20 +91,48 @@ impl Plans {
     ) {
         for site in sites {
             for backend in &route.backends {
-                if let Some(counts) = self.users.get_mut(backend) {
-                    if let Some(count) = counts.get_mut(site) {
-                        *count -= 1;
-                        if *count == 0 {
-                            counts.remove(site);
-                        }
-                    }
-                    if counts.is_empty() {
-                        self.users.remove(backend);
-                    }
-                }
-                stale.backends.entry(backend.clone()).or_default().insert(site.clone());
+                self.drop_user(backend, site, stale);
             }
         }
+    }
+
+    /// After a survey: which backends the filters of listeners ask.
+    pub(crate) fn enter_listeners(&mut self, survey: &Survey, stale: &mut Stale) {
+        let served = survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none());
+        let asked: BTreeSet<_> = served
+            .flat_map(|gateway| {
+                let filters = gateway.merged().filter(|node| node.is_valid()).flat_map(|node| &node.filters);
+                let keys = filters.filter_map(draft::filter_target).filter_map(draft::backend_of);
+                keys.map(|key| (key.clone(), gateway.site.clone()))
+            })
+            .collect();
+        let before = std::mem::replace(&mut self.asked, asked.clone());
+        for (backend, site) in asked.difference(&before) {
+            self.add_user(backend, site, stale);
+        }
+        for (backend, site) in before.difference(&asked) {
+            self.drop_user(backend, site, stale);
+        }
+    }
+
+    fn add_user(&mut self, backend: &BackendKey, site: &Site, stale: &mut Stale) {
+        *self.users.entry(backend.clone()).or_default().entry(site.clone()).or_default() += 1;
+        stale.backends.entry(backend.clone()).or_default().insert(site.clone());
+    }
+
+    fn drop_user(&mut self, backend: &BackendKey, site: &Site, stale: &mut Stale) {
+        if let Some(counts) = self.users.get_mut(backend) {
+            if let Some(count) = counts.get_mut(site) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(site);
+                }
+            }
+            if counts.is_empty() {
+                self.users.remove(backend);
+            }
+        }
+        stale.backends.entry(backend.clone()).or_default().insert(site.clone());
     }
 
     /// A Service, or where it is, is another: its ports are to be looked at again where they are in plans.
@@ -258,7 +287,7 @@ fn listener(node: &ListenerNode, places: &Places) -> Listener {
         protocol,
         hosts: places.hosts(&node.id),
         forwards: places.forwards(&node.id),
-        filters: Vec::new(),
+        filters: node.filters.clone(),
         client_certificate: None,
     }
 }

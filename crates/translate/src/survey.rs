@@ -11,6 +11,7 @@ use portway_plan::{Certificate, CertificateKey, HostPattern, Shards};
 use portway_store::{Resources, Stored};
 
 use crate::attach::{ListenerView, ParentView};
+use crate::backend::Dependency;
 use crate::class::ClassNode;
 use crate::condition::Finding;
 use crate::listener::{ListenerId, ListenerNode};
@@ -78,6 +79,8 @@ pub(crate) struct Survey {
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// The objects that were asked for with permission, there or not.
     pub(crate) wanted: Arc<BTreeSet<ObjectKey>>,
+    /// What the filters of listeners were made of.
+    pub(crate) dependencies: BTreeSet<Dependency>,
     /// When the first of the certificates expires, in seconds of Unix time.
     pub(crate) expires: Option<i64>,
 }
@@ -89,6 +92,7 @@ pub(crate) struct Surveyor<'a> {
     /// Secrets that have been read, for the next survey too.
     pub(crate) read: &'a mut BTreeMap<CertificateKey, certificate::Read>,
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
+    pub(crate) dependencies: BTreeSet<Dependency>,
     expires: Option<i64>,
     /// The Gateway whose listeners, or whose sets' listeners, are being examined.
     pub(crate) gateway: ObjectKey,
@@ -150,6 +154,7 @@ pub(crate) fn survey(
         options,
         read,
         secrets: BTreeSet::new(),
+        dependencies: BTreeSet::new(),
         expires: None,
         gateway: ObjectKey::new(KindId::Gateway, "", ""),
     };
@@ -172,6 +177,7 @@ pub(crate) fn survey(
         survey.gateways.push(node);
     }
     (survey.secrets, survey.expires) = (surveyor.secrets, surveyor.expires);
+    survey.dependencies = surveyor.dependencies;
     survey.wanted = Arc::new(
         survey
             .secrets

@@ -82,6 +82,9 @@ impl Translator {
             self.look_around(resources, options, &mut work);
         }
         self.translate_routes(resources, &mut work);
+        if work.stale.survey {
+            self.plans.enter_listeners(&self.survey, &mut work.stale);
+        }
         work.stale.listeners.extend(self.places.settle());
         self.plans.build(resources, &self.survey, &self.places, &work.stale);
         let stirred = self.places.stirred();
@@ -104,6 +107,7 @@ impl Translator {
             let ObjectKey { kind, namespace, name } = key;
             let mut of = |dependency: &Dependency| {
                 work.routes.extend(self.dependents.get(dependency).into_iter().flatten().cloned());
+                work.stale.survey |= self.survey.dependencies.contains(dependency);
             };
             match kind {
                 KindId::GatewayClass | KindId::GatewayParameters => work.stale.survey = true,

@@ -57,6 +57,9 @@ fn listener(dice: &mut Dice, nth: usize) -> Value {
             listener["tls"]["mode"] = json!("Passthrough");
         }
     }
+    if dice.roll(4) == 0 {
+        listener["filters"] = json!({"requests": dice.some(2, external_auth)});
+    }
     match dice.roll(4) {
         0 => {}
         1 => listener["allowedRoutes"] = json!({"namespaces": {"from": "All"}}),
@@ -82,6 +85,12 @@ fn backend(dice: &mut Dice) -> Value {
         "port": ([8080, 8080, 9090][dice.roll(3)]),
         "weight": dice.roll(3),
     })
+}
+
+fn external_auth(dice: &mut Dice) -> Value {
+    let size = [0, 10, 1 << 30][dice.roll(3)];
+    let settings = json!({"protocol": "HTTP", "http": {}, "backendRef": backend(dice), "forwardBody": {"maxSize": size}});
+    json!({"type": "ExternalAuth", "externalAuth": settings})
 }
 
 fn parents(dice: &mut Dice) -> Value {
@@ -113,7 +122,8 @@ fn http_rule(dice: &mut Dice) -> Value {
     json!({
         "matches": dice.some(2, matched),
         "backendRefs": dice.some(2, backend),
-        "filters": dice.some(1, |dice| match dice.roll(3) {
+        "filters": dice.some(1, |dice| match dice.roll(4) {
+            3 => external_auth(dice),
             0 => json!({"type": "RequestMirror", "requestMirror": {"backendRef": backend(dice)}}),
             1 => json!({"type": "ExtensionRef", "extensionRef": {"group": "x", "kind": "Y", "name": "z"}}),
             _ => json!({"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}),

@@ -8,6 +8,7 @@ mod filters;
 mod grpc;
 mod matching;
 mod messages;
+mod pre_routing;
 mod resilience;
 mod services;
 mod splitting;
