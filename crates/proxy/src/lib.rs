@@ -16,14 +16,18 @@ mod background;
 pub mod drain;
 pub mod fault;
 pub mod http;
+pub mod l4;
 mod limits;
 mod listen;
 pub mod observe;
 mod options;
+mod patterns;
+mod prefixed;
 mod proxy;
 pub mod snapshot;
 mod sniff;
 mod tls;
+mod tunnel;
 pub mod upstream;
 pub mod worker;
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portway_plan::{Plan, Port, Transport};
+use portway_plan::{ListenerProtocol, Plan, Port, Transport};
 
 use crate::http::route::PortTable;
+use crate::l4::ForwardTable;
 use crate::observe::Metrics;
 use crate::proxy::FailedListener;
 use crate::tls::{Certificates, TlsContext, TlsTable};
@@ -29,6 +30,36 @@ pub struct Snapshot {
 struct CompiledPort {
     table: Arc<PortTable>,
     tls: Option<Arc<TlsTable>>,
+    forwards: Arc<ForwardTable>,
+    speaks: Speaks,
+}
+
+/// What comes in at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// Plain-text HTTP.
+    Http,
+    /// TLS, with HTTP or bytes in it, that ends here or goes through.
+    Tls,
+    /// Bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Speaks {
+    /// The protocols that can share a port speak the same as far as their listeners can be told apart.
+    fn of(port: &Port) -> Self {
+        match port.listeners.first().map(|listener| &listener.protocol) {
+            _ if port.transport == Transport::Udp => Self::Udp,
+            None | Some(ListenerProtocol::Http) => Self::Http,
+            Some(
+                ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough,
+            ) => Self::Tls,
+            Some(ListenerProtocol::Tcp) => Self::Tcp,
+            Some(ListenerProtocol::Udp) => Self::Udp,
+        }
+    }
 }
 
 /// Names a port of a plan.
@@ -64,7 +95,17 @@ impl Snapshot {
         self.ports.contains_key(&key)
     }
 
-    /// The port's TLS, if it ends there.
+    /// The listeners of a port that pass on what comes.
+    pub fn forwards(&self, key: PortKey) -> Option<&Arc<ForwardTable>> {
+        self.ports.get(&key).map(|port| &port.forwards)
+    }
+
+    /// What comes in at a port.
+    pub(crate) fn speaks(&self, key: PortKey) -> Option<Speaks> {
+        self.ports.get(&key).map(|port| port.speaks)
+    }
+
+    /// The port's TLS, if it has any.
     pub(crate) fn tls(&self, key: PortKey) -> Option<&Arc<TlsTable>> {
         self.ports.get(&key)?.tls.as_ref()
     }
@@ -99,7 +140,10 @@ impl Compiler {
             let tls = TlsTable::build(&self.tls, planned, &certificates, old_tls, &mut failed);
             let old_table = old.map(|p| &*p.table);
             let table = Arc::new(PortTable::compile(planned, old_table, &backends, &self.metrics));
-            ports.insert(key, CompiledPort { table, tls: tls.map(Arc::new) });
+            let old_forwards = old.map(|p| &*p.forwards);
+            let forwards = Arc::new(ForwardTable::compile(planned, old_forwards, &backends, &self.metrics));
+            let speaks = Speaks::of(planned);
+            ports.insert(key, CompiledPort { table, tls: tls.map(Arc::new), forwards, speaks });
         }
         (Snapshot { revision: previous.revision + 1, plan, backends, ports, certificates }, failed)
     }

@@ -1,4 +1,4 @@
-//! TLS that ends here: which listener's certificates a client gets, and how a handshake goes.
+//! TLS: which listener a client gets, and how a handshake goes where it ends here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::Counted;
 use crate::observe::Handshake;
+use crate::prefixed::Prefixed;
 use crate::proxy::FailedListener;
 
 /// What all TLS of a proxy shares, for as long as it runs.
@@ -44,7 +45,7 @@ struct ServerCertificate {
     key: Arc<CertifiedKey>,
 }
 
-/// The TLS listeners of one port.
+/// The TLS listeners of one port: HTTPS, TLS that ends here and TLS that goes through, told apart by server name.
 pub(crate) struct TlsTable {
     /// As in the plan: the most specific hostname first.
     listeners: Vec<TlsListener>,
@@ -52,9 +53,31 @@ pub(crate) struct TlsTable {
 
 struct TlsListener {
     hostname: HostPattern,
+    carries: Carries,
     certificates: Vec<Arc<ServerCertificate>>,
     /// `None` when none of its certificates can be used.
     config: Option<Arc<ServerConfig>>,
+}
+
+/// What is inside of the TLS of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    /// HTTP/1.1 or HTTP/2.
+    Http,
+    /// Bytes for a backend.
+    Bytes,
+    /// Nobody here knows: it does not end here.
+    Unknown,
+}
+
+/// Where a client's hello leads.
+pub(crate) enum Way<'a> {
+    /// TLS ends here.
+    Ends,
+    /// It goes through, by the forwards of the listener with this hostname.
+    Through(&'a HostPattern),
+    /// No listener is for that name.
+    Nowhere,
 }
 
 /// Chooses among the certificates of one listener.
@@ -85,12 +108,18 @@ impl TlsContext {
         Ok(Arc::new(ServerCertificate { names: certificate.names.clone(), key: Arc::new(key) }))
     }
 
-    fn config(&self, certificates: &[Arc<ServerCertificate>]) -> Result<Arc<ServerConfig>, rustls::Error> {
+    fn config(
+        &self,
+        certificates: &[Arc<ServerCertificate>],
+        carries: Carries,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Chooser(certificates.to_vec())));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        if carries == Carries::Http {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
         config.ticketer = self.ticketer.clone();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // RFC 8446 section 8: early data can be replayed.
@@ -131,16 +160,22 @@ impl TlsTable {
     ) -> Option<Self> {
         let mut listeners: Vec<TlsListener> = Vec::new();
         for listener in &port.listeners {
-            let ListenerProtocol::Https(termination) = &listener.protocol else { continue };
+            let (carries, names) = match &listener.protocol {
+                ListenerProtocol::Https(termination) => (Carries::Http, &*termination.certificates),
+                ListenerProtocol::Tls(termination) => (Carries::Bytes, &*termination.certificates),
+                ListenerProtocol::TlsPassthrough => (Carries::Unknown, &[][..]),
+                ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp => continue,
+            };
             let (mut usable, mut errors) = (Vec::new(), Vec::new());
-            for name in &termination.certificates {
+            for name in names {
                 match certificates.get(name) {
                     Ok(certificate) => usable.push(certificate),
                     Err(error) => errors.push(error),
                 }
             }
             let same = |old: &&TlsListener| {
-                old.certificates.len() == usable.len()
+                old.carries == carries
+                    && old.certificates.len() == usable.len()
                     && old.certificates.iter().zip(&usable).all(|(a, b)| Arc::ptr_eq(a, b))
             };
             // Most often it is where it was.
@@ -151,7 +186,7 @@ impl TlsTable {
             let config = match old {
                 Some(old) => old.config.clone(),
                 None if usable.is_empty() => None,
-                None => match context.config(&usable) {
+                None => match context.config(&usable, carries) {
                     Ok(config) => Some(config),
                     Err(error) => {
                         errors.push(error.to_string());
@@ -164,21 +199,37 @@ impl TlsTable {
                 failed.push(FailedListener { listener: listener.source.clone(), reason, serves });
             }
             let hostname = listener.hostname.clone();
-            listeners.push(TlsListener { hostname, certificates: usable, config });
+            listeners.push(TlsListener { hostname, carries, certificates: usable, config });
         }
         (!listeners.is_empty()).then_some(Self { listeners })
     }
 
-    /// The configuration for a client that asks for this name. A client that names none, or an IP address
-    /// (which is no server name: RFC 6066 section 3), gets the listener for all hosts, or else the last one,
-    /// which is the least specific (`PortTable::shown_listener` has the same rule: requests for the hosts
-    /// of other listeners are misdirected).
-    fn select(&self, server_name: Option<&str>) -> Result<&Arc<ServerConfig>, Refusal> {
-        let listener = match server_name {
+    /// The listener for a client that asks for this name. A client that names none, or an IP address (which
+    /// is no server name: RFC 6066 section 3), gets the listener for all hosts, or else the HTTPS listener
+    /// that is the least specific (`PortTable::shown_listener` has the same rule: requests for the hosts of
+    /// other listeners are misdirected).
+    fn select(&self, server_name: Option<&str>) -> Option<&TlsListener> {
+        match server_name {
             Some(name) => self.listeners.iter().find(|l| l.hostname.matches(name)),
-            None => self.listeners.last(),
-        };
-        listener.ok_or(Refusal::UnknownName)?.config.as_ref().ok_or(Refusal::NoCertificate)
+            None => {
+                let all = self.listeners.last().filter(|l| l.hostname == HostPattern::Any);
+                all.or_else(|| self.listeners.iter().rfind(|l| l.carries == Carries::Http))
+            }
+        }
+    }
+
+    /// Whether some TLS goes through, so that a client's hello must be read before anything is answered.
+    pub(crate) fn has_passthrough(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.carries == Carries::Unknown)
+    }
+
+    /// Where a client goes that asks for this name.
+    pub(crate) fn way(&self, server_name: Option<&str>) -> Way<'_> {
+        match self.select(server_name) {
+            Some(listener) if listener.carries == Carries::Unknown => Way::Through(&listener.hostname),
+            Some(_) => Way::Ends,
+            None => Way::Nowhere,
+        }
     }
 }
 
@@ -240,28 +291,40 @@ impl fmt::Debug for TlsTable {
 
 /// A handshake that succeeded.
 pub(crate) struct Handshaken {
-    pub(crate) stream: TlsStream<Counted<TcpStream>>,
+    pub(crate) stream: TlsStream<Counted<Prefixed<TcpStream>>>,
     /// Lower case.
     pub(crate) server_name: Option<Arc<str>>,
-    /// The client speaks HTTP/2 (ALPN).
-    pub(crate) http2: bool,
+    pub(crate) inside: Inside,
+}
+
+/// What comes after a handshake.
+pub(crate) enum Inside {
+    Http1,
+    /// As the client and we agreed (ALPN).
+    Http2,
+    /// Bytes, for the forwards of the listener with this hostname.
+    Bytes(HostPattern),
 }
 
 /// Performs the server's side of a handshake. The table is asked for when the client's hello is there.
 pub(crate) async fn accept(
-    stream: TcpStream,
+    stream: Prefixed<TcpStream>,
     table: impl FnOnce() -> Option<Arc<TlsTable>>,
 ) -> Result<Handshaken, Handshake> {
     let mut begun =
         LazyConfigAcceptor::new(Acceptor::default(), Counted::new(stream)).await.map_err(|e| classify(&e))?;
     let server_name: Option<Arc<str>> =
         begun.client_hello().server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());
-    let config = match table() {
-        Some(table) => table.select(server_name.as_deref()).cloned(),
+    let table = table();
+    let selected = table.as_ref().and_then(|table| table.select(server_name.as_deref()));
+    let config = match selected {
         None => Err(Refusal::UnknownName),
+        Some(listener) => {
+            listener.config.clone().ok_or(Refusal::NoCertificate).map(|config| (config, listener))
+        }
     };
-    let config = match config {
-        Ok(config) => config,
+    let (config, listener) = match config {
+        Ok(found) => found,
         Err(refusal) => {
             // The client may be gone; there is nobody else to tell.
             let _ = begun.io.write_all(&refusal.alert()).await;
@@ -270,8 +333,12 @@ pub(crate) async fn accept(
         }
     };
     let stream = begun.into_stream(config).await.map_err(|error| classify(&error))?;
-    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Handshaken { stream, server_name, http2 })
+    let inside = match (listener.carries, stream.get_ref().1.alpn_protocol()) {
+        (Carries::Bytes | Carries::Unknown, _) => Inside::Bytes(listener.hostname.clone()),
+        (Carries::Http, Some(b"h2")) => Inside::Http2,
+        (Carries::Http, _) => Inside::Http1,
+    };
+    Ok(Handshaken { stream, server_name, inside })
 }
 
 /// What a failed handshake is counted as.

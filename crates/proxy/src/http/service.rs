@@ -67,6 +67,11 @@ impl Gateway {
         Self { recorder, pools, forwarding: ForwardingHeaders { trusted_hops } }
     }
 
+    /// The worker's connections to backends.
+    pub(crate) fn pools(&self) -> &Rc<Pools> {
+        &self.pools
+    }
+
     /// Answers one request. `None` for a port that no plan has any more.
     pub async fn serve(&self, table: Option<&PortTable>, mut request: Request) -> Response {
         let mut exchange = Exchange::begin(&self.recorder, &request);

@@ -39,6 +39,11 @@ impl<I> Counted<I> {
         self.taken.clone()
     }
 
+    /// The stream.
+    pub fn get_ref(&self) -> &I {
+        &self.io
+    }
+
     fn count(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = polled {
             self.taken.0.set(self.taken.0.get() + count as u64);

@@ -9,9 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::exchange::{Details, Record};
+use super::recorder::Entry;
+use super::session::{End, SessionRecord};
 use super::trace::hex;
 use crate::options::{AccessLog, AccessLogFormat, AccessLogTarget};
 
@@ -45,19 +48,24 @@ impl AccessLogWriter {
         Ok(Self { format: log.format, target, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Adds an exchange's line.
+    /// Adds a line.
     ///
     /// # Errors
     /// When the buffer was full and could not be written; its lines are lost.
-    pub(super) fn add(&mut self, record: &Record) -> io::Result<()> {
-        match self.format {
-            AccessLogFormat::Json => {
-                serde_json::to_writer(&mut self.buffer, &JsonLine::of(record))?;
-                self.buffer.push(b'\n');
-            }
-            AccessLogFormat::Common => common(&mut self.buffer, record),
+    pub(super) fn add(&mut self, entry: &Entry) -> io::Result<()> {
+        match (self.format, entry) {
+            (AccessLogFormat::Json, Entry::Exchange(record)) => self.json(&JsonLine::of(record))?,
+            (AccessLogFormat::Json, Entry::Session(record)) => self.json(&SessionLine::of(record))?,
+            (AccessLogFormat::Common, Entry::Exchange(record)) => common(&mut self.buffer, record),
+            (AccessLogFormat::Common, Entry::Session(record)) => common_session(&mut self.buffer, record),
         }
         if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn json(&mut self, line: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.buffer, line)?;
+        self.buffer.push(b'\n');
+        Ok(())
     }
 
     /// Writes what is there.
@@ -96,6 +104,11 @@ fn moved(path: &Path, file: &File) -> bool {
         _ => true,
     }
 }
+
+const JSON_TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+const COMMON_TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
 
 /// A line as JSON, with the field names of OpenTelemetry's conventions where they have one that is short.
 #[derive(Serialize)]
@@ -154,9 +167,8 @@ impl<'a> JsonLine<'a> {
     fn of(record: &'a Record) -> Self {
         let Details { method, host, target, .. } = &*record.details;
         let details = &*record.details;
-        let time = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
         Self {
-            time: stamp(details.time, time),
+            time: stamp(details.time, JSON_TIME),
             client: details.peer.ip(),
             method: method.as_ref().map(http::Method::as_str),
             scheme: details.scheme.as_str(),
@@ -185,21 +197,71 @@ impl<'a> JsonLine<'a> {
     }
 }
 
+/// The line of a connection or a UDP session, with the same names.
+#[derive(Serialize)]
+struct SessionLine<'a> {
+    time: String,
+    client: IpAddr,
+    protocol: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<&'a str>,
+    sent: u64,
+    received: u64,
+    duration_ms: f64,
+    /// How it ended; none for one that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<std::net::SocketAddr>,
+    tries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+impl<'a> SessionLine<'a> {
+    fn of(record: &'a SessionRecord) -> Self {
+        Self {
+            time: stamp(record.time, JSON_TIME),
+            client: record.peer.ip(),
+            protocol: record.spoken.as_str(),
+            server_name: record.server_name.as_deref(),
+            sent: record.sent,
+            received: record.received,
+            duration_ms: millis(record.duration),
+            end: record.end.map(End::as_str),
+            listener: record.listener.as_ref().map(ToString::to_string),
+            rule: record.rule.as_ref().map(|rule| rule.source.to_string()),
+            backend: record.backend.as_ref().map(ToString::to_string),
+            endpoint: record.endpoint,
+            tries: record.tries,
+            fault: record.fault_kind().map(crate::fault::FaultKind::reason),
+            detail: record.fault.as_ref().and_then(|fault| fault.detail.as_deref()),
+        }
+    }
+}
+
 fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
 
-fn stamp(at: SystemTime, format: &(impl time::formatting::Formattable + ?Sized)) -> String {
+fn stamp(at: SystemTime, format: &[BorrowedFormatItem<'_>]) -> String {
     OffsetDateTime::from(at).format(format).unwrap_or_default()
 }
 
 /// The combined log format: `client - - [time] "request" status bytes "referer" "user agent"`.
 fn common(out: &mut Vec<u8>, record: &Record) {
     let details = &*record.details;
-    let time = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
     let status = record.status.map_or(499, |s| s.as_u16());
     // Writing to a Vec does not fail.
-    let _ = write!(out, "{} - - [{}] \"", details.peer.ip(), stamp(details.time, time));
+    let _ = write!(out, "{} - - [{}] \"", details.peer.ip(), stamp(details.time, COMMON_TIME));
     match &details.method {
         Some(method) => {
             escape(out, method.as_str().as_bytes());
@@ -217,6 +279,20 @@ fn common(out: &mut Vec<u8>, record: &Record) {
         out.push(b'"');
     }
     out.push(b'\n');
+}
+
+/// In the place of the request what was spoken and the server name; the status is that of nginx's streams.
+fn common_session(out: &mut Vec<u8>, record: &SessionRecord) {
+    // Writing to a Vec does not fail.
+    let _ = write!(
+        out,
+        "{} - - [{}] \"{} ",
+        record.peer.ip(),
+        stamp(record.time, COMMON_TIME),
+        record.spoken.as_str()
+    );
+    escape(out, record.server_name.as_deref().unwrap_or("-").as_bytes());
+    let _ = writeln!(out, "\" {} {} \"-\" \"-\"", record.status(), record.sent);
 }
 
 /// As nginx does, so that no client can end a field or a line: quotes, backslashes and what is not
@@ -300,7 +376,7 @@ mod tests {
         if let Target::File { looked, .. } = &mut writer.target {
             *looked = looked.checked_sub(LOOK).unwrap();
         }
-        writer.add(&record()).unwrap();
+        writer.add(&Entry::Exchange(record())).unwrap();
         writer.flush().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         std::fs::remove_file(path).unwrap();

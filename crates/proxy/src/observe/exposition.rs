@@ -42,12 +42,15 @@ impl Collector for Scrape {
         let listeners = Exposed::of(&metrics.listeners, "listener", "of this listener", source_labels);
         listeners.requests(&mut encoder)?;
         listeners.bytes(&mut encoder)?;
+        listeners.sessions(&mut encoder)?;
         let rules = Exposed::of(&metrics.rules, "rule", "that matched this rule", rule_labels);
         rules.requests(&mut encoder)?;
         rules.bytes(&mut encoder)?;
+        rules.sessions(&mut encoder)?;
         rules.counter(&mut encoder, "retries", "Tries after the first", |s| s.retries.get())?;
         let backends = Exposed::of(&metrics.backends, "backend", "sent to this backend", backend_labels);
         backends.requests(&mut encoder)?;
+        backends.sessions(&mut encoder)?;
         backends.counter(&mut encoder, "retries", "Tries after the first", |s| s.retries.get())?;
         backends.counter(&mut encoder, "connects", "Connections made", |s| s.connects.get())?;
         backends.counter(&mut encoder, "connect_failures", "Connections that could not be made", |s| {
@@ -209,6 +212,22 @@ impl<L: Clone + Eq + std::hash::Hash> Exposed<L> {
     fn bytes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         self.counter(encoder, "sent_bytes", "Response body bytes", |s| s.sent.get())?;
         self.counter(encoder, "received_bytes", "Request body bytes", |s| s.received.get())
+    }
+
+    /// Sessions of TLS, TCP and UDP listeners.
+    fn sessions(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let by_outcome = self.series.iter().flat_map(|(labels, series)| {
+            ["passed", "refused"].iter().enumerate().filter_map(move |(at, outcome)| {
+                let n: u64 = series.shards().map(|s| s.sessions[at].get()).sum();
+                let mut labels = labels.clone();
+                labels.push(("outcome", (*outcome).to_owned()));
+                (n > 0).then_some((labels, n))
+            })
+        });
+        let help = "Ended connections of TLS and TCP listeners and sessions of UDP listeners";
+        counters(encoder, &format!("{}_sessions", self.prefix), help, by_outcome)?;
+        let help = "Open connections of TLS and TCP listeners and sessions of UDP listeners";
+        self.gauge(encoder, "sessions_open", help, |s| s.open_sessions.get())
     }
 
     fn counter(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use portway_plan::{BackendKey, Rule, Source};
+use portway_plan::{BackendKey, Source};
 
 use super::recorder::Counts;
 use super::series::{BackendMetrics, Family, ListenerMetrics, RuleLabels, RuleMetrics};
@@ -54,8 +54,8 @@ impl Metrics {
     }
 
     /// The counters of a rule; the same for as long as someone holds them.
-    pub fn rule(&self, rule: &Rule) -> Arc<RuleMetrics> {
-        self.rules.get(RuleLabels::of(rule))
+    pub fn rule(&self, rule: &Source) -> Arc<RuleMetrics> {
+        self.rules.get(RuleLabels { source: rule.clone() })
     }
 
     /// The counters of a backend.

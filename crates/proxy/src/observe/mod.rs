@@ -17,6 +17,7 @@ mod observation;
 mod otlp;
 mod recorder;
 mod series;
+mod session;
 mod trace;
 
 pub use counter::{BUCKETS, Counter, Gauge, Histogram};
@@ -25,3 +26,4 @@ pub use metrics::Metrics;
 pub(crate) use observation::Observation;
 pub use recorder::{Counts, Handshake, Recorder};
 pub use series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Series, Shard};
+pub use session::{End, Session, Spoken};

@@ -8,10 +8,9 @@ use std::thread;
 use tokio::runtime::Handle;
 
 use super::access_log::AccessLogWriter;
-use super::exchange::Record;
 use super::metrics::Metrics;
 use super::otlp::Exporter;
-use super::recorder::Recorder;
+use super::recorder::{Entry, Recorder};
 use super::trace::Sampler;
 use crate::options::{AccessLogTarget, Options};
 use crate::proxy::StartError;
@@ -22,7 +21,7 @@ const WAITING: usize = 8192;
 /// What observes, beyond counting. When it is dropped, the records that wait are still written.
 pub(crate) struct Observation {
     metrics: Arc<Metrics>,
-    log: Option<SyncSender<Record>>,
+    log: Option<SyncSender<Entry>>,
     sampler: Option<Sampler>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -83,7 +82,7 @@ impl Drop for Observation {
 }
 
 /// Writes records until there can be no more; in one go what has come meanwhile.
-fn write(records: &Receiver<Record>, mut writer: Option<AccessLogWriter>, exporter: Option<&Exporter>) {
+fn write(records: &Receiver<Entry>, mut writer: Option<AccessLogWriter>, exporter: Option<&Exporter>) {
     let mut failing = false;
     while let Ok(first) = records.recv() {
         let mut written = Ok(());
@@ -92,7 +91,7 @@ fn write(records: &Receiver<Record>, mut writer: Option<AccessLogWriter>, export
             if let Some(writer) = &mut writer {
                 written = written.and_then(|()| writer.add(&record));
             }
-            if let Some(exporter) = exporter {
+            if let (Some(exporter), Entry::Exchange(record)) = (exporter, record) {
                 exporter.export(record);
             }
             next = records.try_recv().ok();

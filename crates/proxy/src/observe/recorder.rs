@@ -5,6 +5,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use super::counter::{Counter, Gauge, Histogram};
 use super::exchange::Record;
+use super::session::SessionRecord;
 use super::trace::{Sampler, Span};
 use crate::fault::FaultKind;
 use crate::http::{Connection, Headers, h1};
@@ -16,8 +17,15 @@ pub struct Recorder {
     pub worker: usize,
     /// Its counters.
     pub counts: Arc<Counts>,
-    log: Option<SyncSender<Record>>,
+    log: Option<SyncSender<Entry>>,
     sampler: Option<Sampler>,
+}
+
+/// What the thread that writes logs is given.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Exchange(Record),
+    Session(SessionRecord),
 }
 
 /// A worker's counters that are not of one rule, backend or listener.
@@ -143,7 +151,7 @@ impl Recorder {
     pub(super) fn new(
         worker: usize,
         counts: Arc<Counts>,
-        log: Option<SyncSender<Record>>,
+        log: Option<SyncSender<Entry>>,
         sampler: Option<Sampler>,
     ) -> Self {
         Self { worker, counts, log, sampler }
@@ -171,10 +179,24 @@ impl Recorder {
         self.sampler.as_ref().and_then(|sampler| sampler.begin(headers))
     }
 
-    /// Hands the record over; never waits.
+    /// Hands the record of an exchange over; never waits.
     pub(super) fn finish(&self, record: Record) {
+        self.write(Entry::Exchange(record));
+    }
+
+    /// Whether anything is logged.
+    pub(super) fn wants_log(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Hands the record of a session over; never waits.
+    pub(super) fn session(&self, record: SessionRecord) {
+        self.write(Entry::Session(record));
+    }
+
+    fn write(&self, entry: Entry) {
         if let Some(log) = &self.log
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = log.try_send(record)
+            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = log.try_send(entry)
         {
             self.counts.log_dropped.add(1);
         }

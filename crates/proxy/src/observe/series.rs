@@ -6,15 +6,13 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use portway_plan::{BackendKey, Rule, RuleKind, Source};
+use portway_plan::{BackendKey, Source};
 
 use super::counter::{Counter, Gauge, Histogram};
 
 /// Which rule a series counts: the labels `route_kind`, `route_namespace`, `route` and `rule`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleLabels {
-    /// HTTPRoute or GRPCRoute.
-    pub kind: RuleKind,
     /// The rule.
     pub source: Source,
 }
@@ -59,6 +57,11 @@ pub struct Shard<L> {
     pub reused: Counter,
     /// Connections to the backend that are open now.
     pub connections: Gauge,
+    /// Sessions of TLS, TCP and UDP listeners that have ended: those that were passed on, and those that were
+    /// refused.
+    pub sessions: [Counter; 2],
+    /// Such sessions that are open.
+    pub open_sessions: Gauge,
     /// Tries: from their begin to the head of the backend's response.
     pub try_duration: Histogram,
 }
@@ -137,6 +140,8 @@ impl<L> Shard<L> {
             connect_failures: Counter::default(),
             reused: Counter::default(),
             connections: Gauge::default(),
+            sessions: Default::default(),
+            open_sessions: Gauge::default(),
             try_duration: Histogram::default(),
         }
     }
@@ -182,13 +187,6 @@ impl<L: Clone + Eq + Hash> Family<L> {
             all.push(self.other.clone());
         }
         all
-    }
-}
-
-impl RuleLabels {
-    /// The labels of a rule.
-    pub fn of(rule: &Rule) -> Self {
-        Self { kind: rule.kind, source: rule.source.clone() }
     }
 }
 

@@ -24,6 +24,21 @@ enum Stream {
     Tcp(TcpStream),
 }
 
+impl Transport {
+    /// Has the connection reset when it is dropped, so that the other side does not take the end for a
+    /// regular one.
+    pub fn abort(&self) {
+        let Stream::Tcp(stream) = &self.stream;
+        reset(stream);
+    }
+}
+
+/// Has a connection reset when it is dropped.
+pub(crate) fn reset(stream: &TcpStream) {
+    // Fails only on a connection that is already dead.
+    let _ = stream.set_zero_linger();
+}
+
 impl Drop for Transport {
     fn drop(&mut self) {
         self.counts.connections.add(-1);

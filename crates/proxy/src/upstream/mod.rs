@@ -20,6 +20,7 @@ mod weights;
 
 pub use backend::{Backend, Departures, Endpoint, EndpointId, EndpointSet, InFlight, Retrying};
 pub use backends::{BackendMap, Backends};
+pub(crate) use connect::reset;
 pub use connect::{Transport, connect};
 pub use limits::Limits;
 pub use pool::{Connection, HeldBack, Lease, Mirroring, Pools, Protocol};

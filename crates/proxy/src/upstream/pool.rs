@@ -235,6 +235,22 @@ impl Pools {
         Ok(Connection::H1 { client: h1::Client::new(stream), reused: false })
     }
 
+    /// A connection of a try's own, for bytes of any kind: with TLS if the backend wants it, or, where the
+    /// client's own TLS goes `through`, without.
+    ///
+    /// # Errors
+    /// [`FaultKind::Connect`] when there is none to be had; [`FaultKind::Overloaded`] when too many are in use.
+    pub async fn dial(&self, lease: &Lease, through: bool) -> Result<Transport, Fault> {
+        let permit = lease.pool.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Fault::new(FaultKind::Overloaded, lease.endpoint().address()))?;
+        lease.permit.replace(Some(permit));
+        if through {
+            lease.pool.connect_tcp(&self.limits).await
+        } else {
+            lease.pool.connect(&self.limits).await
+        }
+    }
+
     /// Counts a mirrored request in, until the guard is dropped; `None` when there are too many.
     pub fn mirror(self: &Rc<Self>) -> Option<Mirroring> {
         let mirrors = self.mirrors.get();
@@ -365,6 +381,10 @@ impl Pool {
     }
 
     async fn connect(&self, limits: &Limits) -> Result<Transport, Fault> {
+        self.connect_tcp(limits).await
+    }
+
+    async fn connect_tcp(&self, limits: &Limits) -> Result<Transport, Fault> {
         let result = connect(self.endpoint.address(), limits.connect_timeout, &self.counts).await;
         match &result {
             Ok(_) => self.endpoint.connected(),
@@ -465,6 +485,11 @@ impl Pool {
 }
 
 impl Lease {
+    /// Whose endpoint it is.
+    pub fn backend(&self) -> &Arc<Backend> {
+        self.in_flight.backend()
+    }
+
     /// Where the try goes.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         self.in_flight.endpoint()

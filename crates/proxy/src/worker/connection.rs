@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use portway_plan::HostPattern;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Worker;
 use super::port::PortState;
 use crate::http::{Connection, TlsInfo, h1, h2};
-use crate::observe::Handshake;
-use crate::snapshot::PortKey;
+use crate::l4::{self, NoHello};
+use crate::observe::{Handshake, Session, Spoken};
+use crate::prefixed::Prefixed;
+use crate::snapshot::{PortKey, Speaks};
 use crate::sniff::{self, Sniffed};
-use crate::tls::{self, Handshaken};
+use crate::tls::{self, Handshaken, Inside};
 
 /// Counts a connection as long as it is open.
 struct Open(Rc<Worker>);
@@ -56,10 +59,14 @@ async fn serve(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, pee
     let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
     let (peer, local) = (canonical(peer), canonical(local));
     let connection = Connection { peer, local, port: port.key.port, tls: None, taken: None };
-    if port.secure {
-        Box::pin(secure(worker, port, stream, connection)).await;
-    } else {
-        plain(worker, port, stream, connection).await;
+    match port.speaks {
+        Speaks::Http => plain(worker, port, stream, connection).await,
+        Speaks::Tls => Box::pin(secure(worker, port, stream, connection)).await,
+        Speaks::Tcp | Speaks::Udp => {
+            let session = Session::begin(&worker.recorder, Spoken::Tcp, connection.peer);
+            let way = way(worker, port, Some(&HostPattern::Any));
+            Box::pin(l4::relay(stream, way, session)).await;
+        }
     }
 }
 
@@ -77,16 +84,57 @@ async fn plain(worker: &Rc<Worker>, port: &Rc<PortState>, mut stream: TcpStream,
     }
 }
 
-async fn secure(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, mut connection: Connection) {
+async fn secure(
+    worker: &Rc<Worker>,
+    port: &Rc<PortState>,
+    mut stream: TcpStream,
+    mut connection: Connection,
+) {
     let counts = &worker.recorder.counts;
     let table = || worker.snapshot().tls(port.key).cloned();
-    let handshake = Box::pin(tls::accept(stream, table));
-    match timeout(worker.limits.handshake_timeout, handshake).await {
-        Ok(Ok(Handshaken { stream, server_name, http2: with_http2 })) => {
+    let deadline = Instant::now() + worker.limits.handshake_timeout;
+    let mut initial = Bytes::new();
+    if table().is_some_and(|table| table.has_passthrough()) {
+        let hello = match timeout_at(deadline, l4::read_hello(&mut stream)).await {
+            Ok(Ok(hello)) => hello,
+            Ok(Err(NoHello::Gone)) => return counts.handshake(Handshake::Closed),
+            Ok(Err(NoHello::Malformed)) => return counts.handshake(Handshake::Malformed),
+            Err(_) => return counts.handshake(Handshake::Timeout),
+        };
+        let table = table();
+        let hostname = match table.as_ref().map(|table| table.way(hello.server_name.as_deref())) {
+            Some(tls::Way::Ends) => {
+                initial = hello.bytes.clone();
+                None
+            }
+            Some(tls::Way::Through(hostname)) => Some(Some(hostname)),
+            Some(tls::Way::Nowhere) | None => {
+                counts.handshake(Handshake::UnknownName);
+                Some(None)
+            }
+        };
+        if let Some(hostname) = hostname {
+            let mut session = Session::begin(&worker.recorder, Spoken::Tls, connection.peer);
+            session.set_server_name(hello.server_name);
+            let way = l4::Way { initial: hello.bytes, through: true, ..way(worker, port, hostname) };
+            drop(table);
+            return Box::pin(l4::relay(stream, way, session)).await;
+        }
+    }
+    let handshake = Box::pin(tls::accept(Prefixed::new(initial, stream), table));
+    match timeout_at(deadline, handshake).await {
+        Ok(Ok(Handshaken { stream, server_name, inside })) => {
             counts.handshake(Handshake::Ok);
+            let taken = stream.get_ref().0.taken();
+            if let Inside::Bytes(hostname) = inside {
+                let mut session = Session::begin(&worker.recorder, Spoken::Tls, connection.peer);
+                session.set_server_name(server_name);
+                let way = l4::Way { taken: Some(taken), ..way(worker, port, Some(&hostname)) };
+                return Box::pin(l4::relay(stream, way, session)).await;
+            }
             connection.tls = Some(TlsInfo { server_name });
-            connection.taken = Some(stream.get_ref().0.taken());
-            if with_http2 {
+            connection.taken = Some(taken);
+            if let Inside::Http2 = inside {
                 Box::pin(http2(worker, port, stream, Bytes::new(), connection)).await;
             } else {
                 http1(worker, port, stream, Bytes::new(), connection).await;
@@ -94,6 +142,21 @@ async fn secure(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, mu
         }
         Ok(Err(outcome)) => counts.handshake(outcome),
         Err(_) => counts.handshake(Handshake::Timeout),
+    }
+}
+
+/// How connections of the listener with that hostname are passed on; of none, how they are refused.
+fn way<'a>(worker: &'a Rc<Worker>, port: &'a PortState, hostname: Option<&HostPattern>) -> l4::Way<'a> {
+    let snapshot = worker.snapshot();
+    let listener = hostname.and_then(|hostname| snapshot.forwards(port.key)?.listener(hostname)).cloned();
+    l4::Way {
+        listener,
+        initial: Bytes::new(),
+        through: false,
+        taken: None,
+        silent: worker.limits.tunnel_timeout,
+        live: &port.live,
+        pools: worker.gateway.pools(),
     }
 }
 
@@ -140,7 +203,7 @@ mod tests {
             let worker = Worker::detached(Options::default());
             let peer = stream.peer_addr().unwrap();
             let transport = portway_plan::Transport::Tcp;
-            let port = PortState::new(PortKey { address: None, port: 80, transport }, false);
+            let port = PortState::new(PortKey { address: None, port: 80, transport }, Speaks::Http);
             std::mem::size_of_val(&serve(&worker, &port, stream, peer))
         };
         let size = tokio::task::LocalSet::new().run_until(measured).await;

@@ -8,14 +8,16 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::drain::Drain;
-use crate::snapshot::PortKey;
+use crate::l4::Live;
+use crate::snapshot::{PortKey, Speaks};
 
 /// A port and the connections that came over it. When the port goes, or begins to speak something else, its
 /// connections keep this one while they drain.
 pub(super) struct PortState {
     pub(super) key: PortKey,
-    /// Whether TLS ends here.
-    pub(super) secure: bool,
+    pub(super) speaks: Speaks,
+    /// Those of its connections that are passed on.
+    pub(super) live: Live,
     pub(super) drain: Drain,
     cut: Cut,
     accepting: RefCell<Option<Accepting>>,
@@ -35,10 +37,11 @@ struct Cut {
 }
 
 impl PortState {
-    pub(super) fn new(key: PortKey, secure: bool) -> Rc<Self> {
+    pub(super) fn new(key: PortKey, speaks: Speaks) -> Rc<Self> {
         Rc::new(Self {
             key,
-            secure,
+            speaks,
+            live: Live::default(),
             drain: Drain::default(),
             cut: Cut::default(),
             accepting: RefCell::default(),
@@ -97,7 +100,7 @@ mod tests {
         let test = async {
             let transport = portway_plan::Transport::Tcp;
             for (first, last) in [(10, 30), (30, 10)] {
-                let port = PortState::new(PortKey { address: None, port: 80, transport }, false);
+                let port = PortState::new(PortKey { address: None, port: 80, transport }, Speaks::Http);
                 let began = Instant::now();
                 port.leave(began + Duration::from_secs(first));
                 port.leave(began + Duration::from_secs(last));

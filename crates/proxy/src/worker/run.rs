@@ -15,7 +15,7 @@ use super::port::PortState;
 use super::{Loads, Worker, accept};
 use crate::observe::Recorder;
 use crate::options::Options;
-use crate::snapshot::{PortKey, Snapshot};
+use crate::snapshot::{PortKey, Snapshot, Speaks};
 
 /// How many connections may be on their way to a worker; further ones stay where they were accepted.
 const HANDED_OVER: usize = 1024;
@@ -209,9 +209,12 @@ impl Worker {
             kept
         });
         for (key, port) in ports.iter_mut() {
-            let secure = snapshot.tls(*key).is_some();
-            if port.secure != secure {
-                let next = PortState::new(*key, secure);
+            let speaks = snapshot.speaks(*key).unwrap_or(port.speaks);
+            if let Some(table) = snapshot.forwards(*key) {
+                port.live.revise(table, deadline);
+            }
+            if port.speaks != speaks {
+                let next = PortState::new(*key, speaks);
                 port.take_accepting().into_iter().for_each(|accepting| next.set_accepting(accepting));
                 port.leave(deadline);
                 *port = next;
@@ -222,7 +225,7 @@ impl Worker {
 
     /// The state of a port; made when the first of its sockets or connections arrives.
     pub(super) fn port(&self, key: PortKey) -> Rc<PortState> {
-        let secure = self.snapshot().tls(key).is_some();
-        self.ports.borrow_mut().entry(key).or_insert_with(|| PortState::new(key, secure)).clone()
+        let speaks = self.snapshot().speaks(key).unwrap_or(Speaks::Http);
+        self.ports.borrow_mut().entry(key).or_insert_with(|| PortState::new(key, speaks)).clone()
     }
 }

@@ -33,7 +33,7 @@ thread_local! {
 }
 
 /// Reads once, up to `limit` bytes. No bytes: the end.
-pub(super) fn poll_read<I>(io: &mut I, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<Bytes>>
+pub(crate) fn poll_read<I>(io: &mut I, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<Bytes>>
 where
     I: AsyncRead + Unpin + ?Sized,
 {
@@ -194,14 +194,14 @@ impl<I: AsyncWrite + Unpin> Wire<I> {
 /// One timer for all of a connection's limits, so that a request costs none: it is set when something has
 /// to be waited for and it is not yet set or set too late, and moved on only when it fires too early.
 #[derive(Default)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,
     waker: Option<Waker>,
 }
 
 impl Deadline {
     /// Ready once `due` has passed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if sleep.deadline() > due {
             sleep.as_mut().reset(due);
@@ -225,7 +225,7 @@ impl Deadline {
 }
 
 /// An instant from now. A limit beyond what the clock can tell is a year.
-pub(super) fn after(limit: Duration) -> Instant {
+pub(crate) fn after(limit: Duration) -> Instant {
     Instant::now() + limit.min(Duration::from_secs(365 * 24 * 3600))
 }
 

@@ -14,13 +14,12 @@
 mod client;
 mod encode;
 mod framing;
-mod io;
+pub(crate) mod io;
 pub(in crate::http) mod names;
 mod parse;
 mod request_body;
 mod server;
 mod target;
-mod tunnel;
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -18,7 +18,6 @@ use super::framing::Decoded;
 use super::io::{Deadline, after};
 use super::parse::{self, ReceivedRequest, Refusal};
 use super::request_body::{self, Conn, Shared};
-use super::tunnel::Half;
 use crate::drain::DrainWatch;
 use crate::fault::FaultKind;
 use crate::http::{
@@ -26,6 +25,7 @@ use crate::http::{
     Version, reply,
 };
 use crate::observe::Exchange;
+use crate::tunnel::{Copying, Ended, Patience};
 
 /// What a client may send ahead while its request is served; beyond it nothing is read, so its going away
 /// goes unnoticed until the answer is written.
@@ -531,44 +531,31 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
     /// Copies both ways until both sides have ended, one breaks, nothing moves for too long, or the drain's
     /// deadline comes.
     async fn tunnel(&mut self, mut backend: Box<dyn Tunnel>, mut exchange: Option<Box<Exchange>>) -> End {
-        let mut down = Half::new(Bytes::new());
-        let mut up: Option<Half> = None;
-        let mut due: Option<((u64, bool), Instant)> = None;
+        let patience =
+            Patience { silent: self.settings.tunnel_timeout, half_closed: self.settings.half_closed_timeout };
+        let mut copying: Option<Copying> = None;
         let complete = poll_fn(|cx| {
             let mut conn = self.conn.borrow_mut();
             let wire = &mut conn.wire;
-            let up = match &mut up {
-                Some(up) => up,
+            let copying = match &mut copying {
+                Some(copying) => copying,
                 none => {
                     if ready!(wire.poll_flush(cx)).is_err() {
                         return Poll::Ready(false);
                     }
-                    none.insert(Half::new(std::mem::take(&mut wire.input)))
+                    none.insert(Copying::new(std::mem::take(&mut wire.input), patience))
                 }
             };
-            let sent = up.poll_copy(cx, &mut wire.io, &mut *backend);
-            let received = down.poll_copy(cx, &mut *backend, &mut wire.io);
-            match (sent, received) {
-                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(false),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(true),
-                _ => {}
-            }
             self.drain.register(cx);
             let taken = self.connection.taken.as_ref().map_or(0, Taken::get);
-            let half_closed = up.has_ended() || down.has_ended();
-            let moved = (up.copied + down.copied + taken, half_closed);
-            if due.is_none_or(|(before, _)| before != moved) {
-                let limit = self.settings.tunnel_timeout;
-                let half = half_closed.then_some(self.settings.half_closed_timeout);
-                due = limit.into_iter().chain(half).min().map(|limit| (moved, after(limit)));
-            }
-            let idle = due.map(|(_, due)| due);
-            let Some(due) = idle.into_iter().chain(self.drain.deadline()).min() else { return Poll::Pending };
-            self.deadline.poll(cx, due).map(|()| false)
+            let cut = self.drain.deadline();
+            copying
+                .poll(cx, &mut wire.io, &mut *backend, taken, &mut self.deadline, cut)
+                .map(|ended| ended == Ended::Closed)
         })
         .await;
         if let Some(exchange) = &mut exchange {
-            exchange.sent += down.copied;
+            exchange.sent += copying.map_or(0, |copying| copying.sent_down());
             exchange.complete = complete;
         }
         End::Tunnel

@@ -6,10 +6,10 @@ use portway_plan as plan;
 
 use super::Compilation;
 use super::host::HostTable;
-use super::patterns::PatternIndex;
 use super::regexes::RegexCompiler;
 use crate::http::filters::Filters;
 use crate::observe::ListenerMetrics;
+use crate::patterns::PatternIndex;
 
 /// A compiled listener.
 #[derive(Debug)]

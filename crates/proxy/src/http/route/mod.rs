@@ -12,7 +12,6 @@ mod candidates;
 mod conditions;
 mod host;
 mod listener;
-mod patterns;
 mod regexes;
 mod rule;
 mod trace;
@@ -22,15 +21,15 @@ mod tests;
 
 use std::sync::Arc;
 
-use portway_plan::{self as plan, ListenerProtocol, PathMatch};
+use portway_plan::{self as plan, HostPattern, ListenerProtocol, PathMatch};
 
-use self::patterns::PatternIndex;
 use self::regexes::RegexCompiler;
 use self::trace::Observer;
 use super::filters::MatchContext;
 use super::{RequestHead, TlsInfo};
 use crate::fault::FaultKind;
 use crate::observe::Metrics;
+use crate::patterns::PatternIndex;
 use crate::upstream::BackendMap;
 
 pub use conditions::Failure;
@@ -42,7 +41,7 @@ pub use trace::{Criterion, EntryTrace, Trace};
 
 /// Only what the configuration names is ever put into the tables, so that clients cannot bring about
 /// collisions; still it is seeded at random.
-type Hasher = foldhash::fast::RandomState;
+pub(crate) type Hasher = foldhash::fast::RandomState;
 
 /// What rules are compiled with.
 struct Compilation<'a> {
@@ -128,7 +127,13 @@ impl PortTable {
     pub fn shown_listener(&self, tls: &TlsInfo) -> Option<&Arc<ListenerTable>> {
         match &tls.server_name {
             Some(name) => self.select_listener(true, name),
-            None => self.listeners.iter().rfind(|listener| is_tls(listener.plan())),
+            None => {
+                let all = self.listeners.last().filter(|last| last.plan().hostname == HostPattern::Any);
+                let is_https = |listener: &&Arc<ListenerTable>| {
+                    matches!(listener.plan().protocol, ListenerProtocol::Https(_))
+                };
+                all.or_else(|| self.listeners.iter().rfind(is_https))
+            }
         }
     }
 
@@ -227,7 +232,10 @@ impl PortTable {
 }
 
 fn is_tls(listener: &plan::Listener) -> bool {
-    matches!(listener.protocol, ListenerProtocol::Https(_))
+    match listener.protocol {
+        ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => true,
+        ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp => false,
+    }
 }
 
 impl Matched<'_> {

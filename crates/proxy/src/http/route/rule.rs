@@ -51,7 +51,7 @@ impl RuleEntry {
             filters: Filters::compile(&rule.filters, with.backends),
             shares: rule.backends.iter().map(share).collect(),
             weights: Weights::new(&weights),
-            metrics: with.metrics.rule(rule),
+            metrics: with.metrics.rule(&rule.source),
         }
     }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use portway_plan::HostPattern;
 
-use super::Hasher;
+use crate::http::route::Hasher;
 
 /// Hostname patterns, each with its index in a list; found by host at a cost that grows with the labels of
 /// the host and not with the number of patterns.
 #[derive(Debug, Default)]
-pub(super) struct PatternIndex {
+pub(crate) struct PatternIndex {
     exact: HashMap<Arc<str>, u32, Hasher>,
     /// By suffix, with its leading dot.
     wildcards: HashMap<Arc<str>, u32, Hasher>,
@@ -19,7 +19,7 @@ pub(super) struct PatternIndex {
 
 impl PatternIndex {
     /// Of patterns that are equal, the first counts.
-    pub(super) fn new<'a>(patterns: impl Iterator<Item = (u32, &'a HostPattern)>) -> Self {
+    pub(crate) fn new<'a>(patterns: impl Iterator<Item = (u32, &'a HostPattern)>) -> Self {
         let mut index = Self::default();
         index.exact.reserve(patterns.size_hint().0);
         for (at, pattern) in patterns {
@@ -34,7 +34,7 @@ impl PatternIndex {
     }
 
     /// The index of that very pattern.
-    pub(super) fn get(&self, pattern: &HostPattern) -> Option<u32> {
+    pub(crate) fn get(&self, pattern: &HostPattern) -> Option<u32> {
         match pattern {
             HostPattern::Exact(name) => self.exact.get(name).copied(),
             HostPattern::Wildcard(suffix) => self.wildcards.get(suffix).copied(),
@@ -45,7 +45,7 @@ impl PatternIndex {
     /// The indices of the patterns that match a host (lower case, no port, no trailing dot), from the most
     /// specific to the least. The empty host is matched by [`HostPattern::Any`] alone.
     #[inline]
-    pub(super) fn matching(&self, host: &str) -> impl Iterator<Item = u32> {
+    pub(crate) fn matching(&self, host: &str) -> impl Iterator<Item = u32> {
         let dots = if self.wildcards.is_empty() { "" } else { host };
         // A wildcard stands for one label at least.
         let suffixes = memchr::memchr_iter(b'.', dots.as_bytes()).filter(|at| *at > 0).map(|at| &dots[at..]);
