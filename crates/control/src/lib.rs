@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod source;
+pub mod status;
 
 mod outage;
 

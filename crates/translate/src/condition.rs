@@ -27,6 +27,12 @@ const OWN: [&str; 8] = [
     IGNORED_FIELDS,
 ];
 
+/// Whether conditions of this type are Portway's to set and to remove, on objects of its own.
+#[must_use]
+pub fn is_own_condition(type_: &str) -> bool {
+    OWN.contains(&type_)
+}
+
 /// Something that is wrong: where, what the API calls it, and the sentence for people. Displays as
 /// `spec.listeners[0].port: 70000 is no port number`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +149,7 @@ pub(crate) fn dated(
             message: verdict.message.clone(),
         }
     });
-    let foreign = history.object.iter().filter(|before| !OWN.contains(&before.type_.as_str())).cloned();
+    let foreign = history.object.iter().filter(|before| !is_own_condition(&before.type_)).cloned();
     own.chain(foreign).collect()
 }
 

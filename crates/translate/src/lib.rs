@@ -50,7 +50,9 @@ use portway_plan::{Plan, Shards};
 use portway_store::{Changes, Resources};
 
 pub use class::FEATURES;
+pub use condition::is_own_condition;
 pub use layout::{Crds, Fleet, Layout, Machine, Trouble, TroubleReason};
+pub use listenerset::gateway_key as listener_set_gateway;
 pub use parameters::parameters;
 pub use problem::{Problem, Problems};
 pub use status::{Status, Statuses};

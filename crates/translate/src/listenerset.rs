@@ -29,8 +29,9 @@ pub(crate) fn by_gateway(resources: &Resources) -> BTreeMap<ObjectKey, Vec<&Arc<
     sets
 }
 
-/// The Gateway that a set names, if it is one.
-pub(crate) fn gateway_key(set: &Stored<ListenerSet>) -> Option<ObjectKey> {
+/// The Gateway that a ListenerSet names, if it is one.
+#[must_use]
+pub fn gateway_key(set: &Stored<ListenerSet>) -> Option<ObjectKey> {
     let parent = &set.spec.parent_ref;
     let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
     let kind = parent.kind.as_deref().unwrap_or("Gateway");

@@ -18,11 +18,11 @@
 
 mod follow;
 mod lookup;
-mod object;
+pub(crate) mod object;
 mod served;
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,8 +52,8 @@ const BY_NEED: [KindId; 2] = [KindId::Secret, KindId::ConfigMap];
 /// What a watch has to say.
 #[derive(Debug)]
 enum Message {
-    /// These kinds are watched from now on; there are no objects of others.
-    Watched(BTreeSet<KindId>),
+    /// These kinds are watched from now on, in these versions; there are no objects of others.
+    Watched(BTreeMap<KindId, &'static str>),
     /// What the CRDs say that they are.
     Crds(Option<CrdBundle>),
     /// An object as it is now.
@@ -81,6 +81,8 @@ pub struct Batch {
     pub restated: BTreeSet<ObjectKey>,
     /// The version and channel of the Gateway API's CRDs, if there are any.
     pub crds: Option<CrdBundle>,
+    /// In which version the API server has each kind; those that it does not have are not in here.
+    pub served: Arc<BTreeMap<KindId, &'static str>>,
 }
 
 /// The watches of everything that Portway reads.

@@ -90,7 +90,7 @@ pub(super) fn version(kind: KindId) -> &'static str {
 }
 
 /// Where the API server has the objects of a kind.
-pub(super) fn resource(kind: KindId, version: &str) -> ApiResource {
+pub(crate) fn resource(kind: KindId, version: &str) -> ApiResource {
     let info = kind.info();
     let group = info.group;
     ApiResource {

@@ -191,7 +191,7 @@ impl Watches {
         if !served.contains_key(&KindId::Gateway) {
             tracing::warn!("the cluster has no Gateway API: its CRDs are to be installed");
         }
-        let sent = self.sender.send(Message::Watched(served.keys().copied().collect())).await;
+        let sent = self.sender.send(Message::Watched(served.clone())).await;
         for (kind, version) in served {
             if self.tasks.contains_key(&kind) {
                 continue;

@@ -1,6 +1,7 @@
 //! The objects as the watches have told of them so far.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{AnyObject, Change, Changes, Resources};
@@ -15,8 +16,8 @@ pub(super) struct State {
     crds: Option<CrdBundle>,
     /// Whether there is something to say that `changes` and `restated` do not.
     news: bool,
-    /// The kinds that are watched, once that is known.
-    watched: Option<BTreeSet<KindId>>,
+    /// The kinds that are watched, and in which versions, once that is known.
+    watched: Option<Arc<BTreeMap<KindId, &'static str>>>,
     /// The kinds of which all has been told, once at least.
     listed: BTreeSet<KindId>,
     /// The kinds whose objects are looked up by need.
@@ -64,6 +65,7 @@ impl State {
             changes: std::mem::take(&mut self.changes),
             restated: std::mem::take(&mut self.restated),
             crds: self.crds.clone(),
+            served: self.watched.clone().unwrap_or_default(),
         }
     }
 
@@ -121,8 +123,9 @@ impl State {
             }
         }
         if !self.ready {
-            let listed = |kinds: &BTreeSet<KindId>| kinds.is_subset(&self.listed);
-            self.ready = self.watched.as_ref().is_some_and(listed) && listed(&self.by_need);
+            let listed = |kind: &KindId| self.listed.contains(kind);
+            self.ready = self.watched.as_ref().is_some_and(|watched| watched.keys().all(listed))
+                && self.by_need.iter().all(listed);
         }
     }
 
@@ -132,16 +135,17 @@ impl State {
         self.news |= last;
     }
 
-    fn watch(&mut self, kinds: BTreeSet<KindId>) {
+    fn watch(&mut self, kinds: BTreeMap<KindId, &'static str>) {
         for &kind in KindId::ALL {
-            if !kinds.contains(&kind) && !self.by_need.contains(&kind) {
+            if !kinds.contains_key(&kind) && !self.by_need.contains(&kind) {
                 for key in self.resources.keys(kind) {
                     self.remove(&key);
                 }
                 self.listed.remove(&kind);
             }
         }
-        self.watched = Some(kinds);
+        self.news |= self.watched.as_deref() != Some(&kinds);
+        self.watched = Some(Arc::new(kinds));
     }
 
     fn apply(&mut self, object: AnyObject) {

@@ -1,38 +1,46 @@
 //! The status writer: what translations say of objects, written to the cluster.
 //!
 //! ```text
-//! controller loop ── tell(Round, touched) ──► due: which objects may need a write, newest round only
+//! controller loop ── tell(Round, touched) ──► writer: which objects may need a write, by the newest round
 //!                                               │ programmed: what replicas have not taken yet is held back
+//!                                               │ merge: own entries into what the object carries
 //!                                               ▼
-//!                                             write: GET, own entries merged in, PUT …/status
+//!                                             write: PATCH …/status, guarded by resourceVersion
 //! ```
 //!
 //! - Only Portway's own entries are written: `status.parents` and `status.ancestors` with its controller name,
 //!   and on GatewayClasses, Gateways, ListenerSets and their listeners the conditions that are Portway's.
-//!   Those of others stay byte for byte, also when both write at once (`resourceVersion`, 409: again from the
-//!   fresh object).
+//!   Those of others stay byte for byte, also when both write at once (409: again from the fresh object).
 //! - Nothing is written that is there already: Portway's own writes come back through the watch and cause none.
-//! - One write per object at a time, [`Settings::concurrency`] in all; what changes meanwhile is written once,
-//!   in its newest form, [`Settings::interval`] later at the earliest.
+//! - One write per object at a time, [`Settings::concurrency`] in all. The first is made at once; what changes
+//!   soon after is written in its newest form, [`Settings::interval`] later and then ever less often, up to
+//!   [`Settings::longest`], while it goes on.
 //! - Only the leader writes; whoever becomes it looks at all objects anew.
 //! - `Programmed` is `True` for a generation only when every live replica of the Gateway has taken a plan in
 //!   which that generation is (see [`Proxies`]). Until then the condition stays as it was. All else, such as
 //!   `Accepted` of routes, waits for no replica.
+
+mod merge;
+mod programmed;
+mod write;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
-use kube::api::ApiResource;
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::Source;
+use portway_plan::{Source, Transport};
+use portway_push::GatewayState;
 use portway_store::Resources;
 use portway_translate::Statuses;
 use tokio::sync::{Notify, watch};
 
-/// Counts the plans of one Gateway in the order in which this controller published them, from 1. It need not
-/// mean anything to another controller, nor after a restart.
+use crate::Outages;
+
+/// Counts the plans of one Gateway in the order in which this controller published them, from 1. It means nothing
+/// to another controller, nor after a restart.
 pub type Revision = u64;
 
 /// What one translation says, and what the proxies have made of it so far.
@@ -42,10 +50,10 @@ pub struct Round {
     pub resources: Resources,
     /// The statuses that they shall carry.
     pub statuses: Statuses,
-    /// By Gateway: its proxies. A Gateway that is not in here has none.
+    /// By Gateway: its proxies. While a Gateway is not in here, nothing is known of its proxies.
     pub proxies: Arc<BTreeMap<ObjectKey, Proxies>>,
-    /// As what the cluster serves each kind. A kind that is not in here is not written.
-    pub served: Arc<BTreeMap<KindId, ApiResource>>,
+    /// In which version the cluster serves each kind. A kind that is not in here is not written.
+    pub served: Arc<BTreeMap<KindId, &'static str>>,
 }
 
 /// The proxies of one Gateway.
@@ -62,13 +70,40 @@ pub struct Proxies {
 /// What one proxy has said of its Gateway's plans.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replica {
-    /// The newest revision that it serves.
-    pub acknowledged: Option<Revision>,
+    /// The newest revision that it serves; 0 for none.
+    pub acknowledged: Revision,
     /// The newest revision that it rejected as a whole, and why; `None` once it has acknowledged a later one.
     pub rejected: Option<(Revision, String)>,
-    /// Listeners of the acknowledged revision that it does not serve, and why: the port could not be bound,
-    /// the certificate not be loaded.
+    /// Ports of the acknowledged revision that could not be bound, and why.
+    pub unavailable: BTreeMap<(u16, Transport), String>,
+    /// Listeners of the acknowledged revision that it does not serve although their port is bound, and why.
     pub failed: BTreeMap<Source, String>,
+}
+
+impl Proxies {
+    /// The proxies of a Gateway whose pods of these names are live, and of whose plan the push says this.
+    /// `published` is the revision of the plan that is from the same translation as the statuses.
+    pub fn new(published: Revision, live: impl IntoIterator<Item = Arc<str>>, state: &GatewayState) -> Self {
+        let known = |name: &Arc<str>| {
+            let said = state.replicas.iter().filter(|replica| replica.pod.name == *name);
+            said.max_by_key(|replica| (replica.connected, replica.acknowledged)).map(Replica::from)
+        };
+        let replicas = live.into_iter().map(|name| (Arc::clone(&name), known(&name).unwrap_or_default()));
+        Self { published, replicas: replicas.collect() }
+    }
+}
+
+impl From<&portway_push::Replica> for Replica {
+    fn from(replica: &portway_push::Replica) -> Self {
+        let unavailable = replica.outcome.unavailable.iter();
+        let failed = replica.outcome.failed.iter().filter(|failed| !failed.serves);
+        Self {
+            acknowledged: replica.acknowledged,
+            rejected: replica.rejected.as_ref().map(|it| (it.revision, it.reason.clone())),
+            unavailable: unavailable.map(|it| ((it.port, it.transport), it.reason.clone())).collect(),
+            failed: failed.map(|it| (it.listener.clone(), it.reason.clone())).collect(),
+        }
+    }
 }
 
 /// How the writer works.
@@ -78,8 +113,10 @@ pub struct Settings {
     pub controller_name: String,
     /// How many writes may be under way at once.
     pub concurrency: usize,
-    /// The least time between two writes of the same object; the first is written at once.
+    /// The least time between the first write of an object and the second.
     pub interval: Duration,
+    /// The least time between writes of an object that changes again and again.
+    pub longest: Duration,
 }
 
 impl Default for Settings {
@@ -88,6 +125,7 @@ impl Default for Settings {
             controller_name: portway_translate::CONTROLLER_NAME.to_owned(),
             concurrency: 16,
             interval: Duration::from_millis(100),
+            longest: Duration::from_millis(800),
         }
     }
 }
@@ -111,10 +149,10 @@ pub struct StatusWriter {
     news: Arc<Notify>,
 }
 
-/// What the writer was told and has not looked at yet.
+/// What the writer was told and has not looked at yet, and what it has done.
 #[derive(Debug, Default)]
 struct Told {
-    round: Round,
+    round: Option<Round>,
     touched: BTreeSet<ObjectKey>,
     counts: Counts,
 }
@@ -127,27 +165,29 @@ impl StatusWriter {
     }
 
     /// Tells it what statuses there should be now. `touched` are the objects that came from the API server since
-    /// the last time, for whatever reason: only these, and those whose desired status is another than in the
-    /// round before, are compared with what they carry. Returns at once; a round that comes before the one
-    /// before it is looked at takes its place.
+    /// the last time, for whatever reason, be it a write of our own: only these, and those that the round before
+    /// said something else of, are compared with what they carry. Returns at once; a round that is told before
+    /// the one before it is looked at takes its place.
     pub fn tell(&self, round: Round, touched: impl IntoIterator<Item = ObjectKey>) {
-        {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.round = round;
+        self.with(|told| {
+            told.round = Some(round);
             told.touched.extend(touched);
-        }
+        });
         self.news.notify_one();
     }
 
     /// What it has done so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).counts.clone()
+        self.with(|told| told.counts.clone())
     }
 
     /// Writes, while `leader` is true, until its sender is gone.
-    pub async fn run(self, client: Client, mut leader: watch::Receiver<bool>) {
-        let _ = (&client, &self.settings);
-        while leader.changed().await.is_ok() {}
+    pub async fn run(self, client: Client, outages: Arc<Outages>, leader: watch::Receiver<bool>) {
+        writer::run(self, client, outages, leader).await;
+    }
+
+    fn with<T>(&self, then: impl FnOnce(&mut Told) -> T) -> T {
+        then(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
