@@ -1,9 +1,12 @@
 //! Side effects in a Kubernetes cluster: watches, statuses, the lease, and the proxies of each Gateway.
 #![forbid(unsafe_code)]
 
+pub mod lease;
 pub mod source;
 pub mod status;
 
+#[cfg(test)]
+mod fake;
 mod outage;
 
 pub use outage::Outages;
