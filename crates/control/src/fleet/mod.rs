@@ -1,0 +1,51 @@
+//! The fleet: what runs the proxies of each Gateway.
+//!
+//! ```text
+//! Resources, plans ──► Wanted ──desired──► objects ──apply──► API server
+//!                                            ▲ drift               │ watch: owned objects, pods
+//!                                            └──── Live ◄──────────┘
+//!                                                   └──report──► addresses, faults, pods ──► the next round
+//! ```
+//!
+//! For each accepted Gateway there are, in its namespace and owned by it: a Deployment or DaemonSet, a Service (and
+//! one more for each further static address), a ServiceAccount without any right, a ConfigMap with the authority by
+//! which the proxies know the controller, a PodDisruptionBudget, and a HorizontalPodAutoscaler if asked for.
+//!
+//! - [`desired`] is pure; all effects are in `apply`.
+//! - Server-side apply: what users add to the objects stays, what they change of ours is set again.
+//! - An object of that name that is not the Gateway's is left alone, and told.
+//! - A Gateway that is for now not accepted keeps its proxies; one that another controller took over, or that is
+//!   gone, loses them.
+//! - Only the leader writes.
+
+mod desired;
+mod names;
+mod pod;
+mod service;
+mod wanted;
+
+pub use desired::desired;
+pub use names::{Names, label, names};
+pub use wanted::Wanted;
+
+/// The field manager of all that is applied.
+pub const FIELD_MANAGER: &str = "portway.dev/gateway-controller";
+/// The label with the Gateway's name (GEP-1762); cut where the name is longer than a label may be.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// The label with the name of the Gateway's class (GEP-1762).
+pub const GATEWAY_CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
+/// The annotation with the Gateway's whole name.
+pub const GATEWAY: &str = "portway.dev/gateway";
+/// By these labels the objects and pods of all Gateways are found.
+pub const SELECTOR: &str = "app.kubernetes.io/managed-by=portway,app.kubernetes.io/component=proxy";
+
+/// What the proxies of all Gateways have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The container image, unless parameters name another.
+    pub image: String,
+    /// Where the proxies find the controllers' push server: host and port.
+    pub controller: String,
+    /// The name in the push server's certificate.
+    pub server_name: String,
+}
