@@ -3,6 +3,7 @@
 
 pub mod fleet;
 pub mod lease;
+pub mod push;
 pub mod source;
 pub mod status;
 

@@ -11,7 +11,7 @@ const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900)
 
 /// How the data plane is set up.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Args {
+pub(crate) struct DataPlane {
     /// Worker threads (default: the CPU quota)
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -58,7 +58,7 @@ enum LogFormat {
     Common,
 }
 
-impl Args {
+impl DataPlane {
     /// Whether nobody said where the admin server is to be.
     pub(crate) fn default_admin(&self) -> bool {
         self.admin.is_none()

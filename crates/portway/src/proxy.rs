@@ -19,7 +19,8 @@ use portway_push::{
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::{data_plane, signals};
+use crate::data_plane::DataPlane;
+use crate::signals;
 
 /// The arguments of `portway proxy`.
 #[derive(clap::Args, Debug)]
@@ -49,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, env = "POD_UID", default_value = "", value_name = "UID")]
     pod_uid: String,
     #[command(flatten)]
-    data_plane: data_plane::Args,
+    data_plane: DataPlane,
     /// After SIGTERM, new connections are still accepted for this long: `10s`, or a number of seconds
     #[arg(long, default_value = "0s", value_parser = seconds, value_name = "TIME")]
     min_drain: Duration,

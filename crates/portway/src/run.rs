@@ -27,9 +27,10 @@ use portway_store::{Change, Changes, FileSource, Loaded, Resources, Update};
 use portway_translate::{Machine, Translation, Translator};
 use serde_json::json;
 
+use crate::data_plane::DataPlane;
 use crate::demo::Backends;
 use crate::style::Style;
-use crate::{data_plane, print, signals, world};
+use crate::{print, signals, world};
 
 /// How often a port that could not be bound is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "DIR")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
-    data_plane: data_plane::Args,
+    data_plane: DataPlane,
     /// Seconds after SIGTERM or SIGINT at which requests that are still open are cut
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     drain: u64,
