@@ -1,6 +1,7 @@
 //! Side effects in a Kubernetes cluster: watches, statuses, the lease, and the proxies of each Gateway.
 #![forbid(unsafe_code)]
 
+pub mod controller;
 pub mod fleet;
 pub mod lease;
 pub mod push;

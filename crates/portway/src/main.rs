@@ -11,6 +11,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
+mod controller;
 mod data_plane;
 mod demo;
 mod echo;
@@ -49,6 +50,8 @@ struct Cli {
 enum Command {
     /// Serves the Gateways in files and folders, and follows them as they change
     Run(run::Args),
+    /// Makes the Gateways in a Kubernetes cluster serve: plans for their proxies, statuses
+    Controller(controller::Args),
     /// Serves what a controller says: what the pods of a Gateway run
     Proxy(proxy::Args),
     /// Tells what is wrong with files, without serving them: exit 0, 1 (errors) or 2 (usage)
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         .init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Controller(args) => controller::run(args),
         Command::Proxy(args) => proxy::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(args),

@@ -29,12 +29,11 @@ use std::time::Duration;
 use kube::Client;
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{AnyObject, Changes, Resources};
+use portway_translate::Crds;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-
-pub use served::CrdBundle;
 
 use crate::outage::Outages;
 use state::State;
@@ -49,13 +48,16 @@ const WAITING: usize = 1024;
 /// Kinds of which only the objects that are wanted are read.
 const BY_NEED: [KindId; 2] = [KindId::Secret, KindId::ConfigMap];
 
+/// The kinds that the cluster serves, each with the version in which it is read.
+pub type Served = BTreeMap<KindId, &'static str>;
+
 /// What a watch has to say.
 #[derive(Debug)]
 enum Message {
     /// These kinds are watched from now on, in these versions; there are no objects of others.
-    Watched(BTreeMap<KindId, &'static str>),
+    Watched(Served),
     /// What the CRDs say that they are.
-    Crds(Option<CrdBundle>),
+    Crds(Option<Crds>),
     /// An object as it is now.
     Applied(AnyObject),
     /// An object is gone.
@@ -80,9 +82,9 @@ pub struct Batch {
     /// Objects of which anything at all is different, even if it is only the status: for whoever writes these.
     pub restated: BTreeSet<ObjectKey>,
     /// The version and channel of the Gateway API's CRDs, if there are any.
-    pub crds: Option<CrdBundle>,
+    pub crds: Option<Crds>,
     /// In which version the API server has each kind; those that it does not have are not in here.
-    pub served: Arc<BTreeMap<KindId, &'static str>>,
+    pub served: Arc<Served>,
 }
 
 /// The watches of everything that Portway reads.

@@ -124,7 +124,12 @@ fn prune(kind: KindId, metadata: &mut Metadata) {
     }
     if matches!(
         kind,
-        KindId::Namespace | KindId::Service | KindId::EndpointSlice | KindId::Secret | KindId::ConfigMap
+        KindId::Namespace
+            | KindId::Service
+            | KindId::EndpointSlice
+            | KindId::Secret
+            | KindId::ConfigMap
+            | KindId::ClusterTrustBundle
     ) {
         // Nothing is written to them.
         metadata.uid = None;

@@ -10,6 +10,7 @@ use kube::api::{ApiResource, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use portway_api::object::KindId;
+use portway_translate::Crds;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -31,20 +32,11 @@ const GATEWAY_CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const CHANNEL: &str = "gateway.networking.k8s.io/channel";
 
-/// The Gateway API's CRDs in the cluster, as they say themselves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CrdBundle {
-    /// Such as `v1.7.0`.
-    pub bundle_version: String,
-    /// `standard` or `experimental`.
-    pub channel: String,
-}
-
 /// Follows what the cluster serves, and has each kind of it watched.
 pub(super) async fn follow_served(client: Client, outages: Arc<Outages>, sender: mpsc::Sender<Message>) {
     let mut watches =
         Watches { client: client.clone(), outages: Arc::clone(&outages), sender, tasks: BTreeMap::new() };
-    let api = Api::<PartialObjectMeta<Raw>>::all_with(client, &crds());
+    let api = Api::<PartialObjectMeta<Raw>>::all_with(client, &definitions());
     let watched = watcher(api, watcher::Config::default());
     let mut events = pin!(without_failures("customresourcedefinitions", watched, outages));
     let mut looks = Looks::new();
@@ -101,7 +93,7 @@ pub(super) async fn follow_served(client: Client, outages: Arc<Outages>, sender:
     }
 }
 
-fn crds() -> ApiResource {
+fn definitions() -> ApiResource {
     ApiResource {
         group: "apiextensions.k8s.io".to_owned(),
         version: "v1".to_owned(),
@@ -111,9 +103,9 @@ fn crds() -> ApiResource {
     }
 }
 
-fn bundle_of(crd: &PartialObjectMeta<Raw>) -> Option<CrdBundle> {
+fn bundle_of(crd: &PartialObjectMeta<Raw>) -> Option<Crds> {
     let annotations = crd.metadata.annotations.as_ref()?;
-    Some(CrdBundle {
+    Some(Crds {
         bundle_version: annotations.get(BUNDLE_VERSION)?.clone(),
         channel: annotations.get(CHANNEL).cloned().unwrap_or_default(),
     })
@@ -191,6 +183,7 @@ impl Watches {
         if !served.contains_key(&KindId::Gateway) {
             tracing::warn!("the cluster has no Gateway API: its CRDs are to be installed");
         }
+        // Before anything that the new watches find.
         let sent = self.sender.send(Message::Watched(served.clone())).await;
         for (kind, version) in served {
             if self.tasks.contains_key(&kind) {

@@ -1,23 +1,24 @@
 //! The objects as the watches have told of them so far.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{AnyObject, Change, Changes, Resources};
+use portway_translate::Crds;
 
-use super::{Batch, CrdBundle, Message};
+use super::{Batch, Message, Served};
 
 #[derive(Debug)]
 pub(super) struct State {
     resources: Resources,
     changes: Changes,
     restated: BTreeSet<ObjectKey>,
-    crds: Option<CrdBundle>,
+    crds: Option<Crds>,
     /// Whether there is something to say that `changes` and `restated` do not.
     news: bool,
     /// The kinds that are watched, and in which versions, once that is known.
-    watched: Option<Arc<BTreeMap<KindId, &'static str>>>,
+    watched: Option<Arc<Served>>,
     /// The kinds of which all has been told, once at least.
     listed: BTreeSet<KindId>,
     /// The kinds whose objects are looked up by need.
@@ -94,7 +95,7 @@ impl State {
 
     pub(super) fn take(&mut self, message: Message) {
         match message {
-            Message::Watched(kinds) => self.watch(kinds),
+            Message::Watched(served) => self.watch(served),
             Message::Crds(crds) => {
                 self.news |= self.crds != crds;
                 self.crds = crds;
@@ -135,7 +136,7 @@ impl State {
         self.news |= last;
     }
 
-    fn watch(&mut self, kinds: BTreeMap<KindId, &'static str>) {
+    fn watch(&mut self, kinds: Served) {
         for &kind in KindId::ALL {
             if !kinds.contains_key(&kind) && !self.by_need.contains(&kind) {
                 for key in self.resources.keys(kind) {
@@ -184,6 +185,8 @@ fn has_status(kind: KindId) -> bool {
             | KindId::EndpointSlice
             | KindId::Secret
             | KindId::ConfigMap
+            | KindId::ClusterTrustBundle
+            | KindId::GatewayParameters
             | KindId::ReferenceGrant
     )
 }

@@ -1,0 +1,99 @@
+//! `portway controller`: makes Gateways in a Kubernetes cluster serve.
+//!
+//! ```text
+//! main thread:    watches, statuses, fleet, Lease, push server, admin server        (one runtime)
+//! portway-rounds: what has changed ─► translate ─► plans and statuses               (one round at a time)
+//! ```
+
+mod admin;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use portway_control::controller::{Controller, Settings};
+use portway_translate::CONTROLLER_NAME;
+use tokio::net::TcpListener;
+
+use crate::signals;
+
+/// How long connecting to the API server may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The arguments of `portway controller`. The cluster is found as kubectl finds it: by KUBECONFIG, ~/.kube/config, or
+/// as a pod in it.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The controller's own namespace: of its Lease, its Secret and its Service
+    #[arg(long, env = "POD_NAMESPACE", default_value = "portway-system", value_name = "NAME")]
+    namespace: String,
+    /// The Service at which proxies find this controller
+    #[arg(long, default_value = "portway", value_name = "NAME")]
+    service: String,
+    /// The image of the proxies
+    #[arg(long, env = "PORTWAY_IMAGE", value_name = "IMAGE")]
+    image: String,
+    /// Where proxies connect
+    #[arg(long, default_value = "0.0.0.0:9910", value_name = "ADDR")]
+    push: SocketAddr,
+    /// Where /livez, /readyz and /metrics answer
+    #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR")]
+    admin: SocketAddr,
+    /// GatewayClasses with this controllerName are served
+    #[arg(long, default_value = CONTROLLER_NAME, value_name = "NAME")]
+    controller_name: String,
+    /// The Lease by which one of several controllers is the one that writes
+    #[arg(long, default_value = "portway", value_name = "NAME")]
+    lease: String,
+    /// The Secret with the authority by which proxies know the controllers
+    #[arg(long, default_value = "portway-authority", value_name = "NAME")]
+    authority: String,
+    /// What tells this controller from the others (default: the host's name)
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    identity: Option<String>,
+}
+
+/// Runs until the process is told to end.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(control(args, runtime.handle()))
+}
+
+async fn control(args: Args, runtime: &tokio::runtime::Handle) -> anyhow::Result<ExitCode> {
+    let mut config = kube::Config::infer().await.context("no cluster is configured")?;
+    config.connect_timeout = Some(CONNECT);
+    let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
+    let admin = TcpListener::bind(args.admin)
+        .await
+        .with_context(|| format!("the admin server cannot listen on {}", args.admin))?;
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let push = args.push;
+    let settings = Settings {
+        controller_name: args.controller_name,
+        namespace: args.namespace,
+        service: args.service,
+        lease: args.lease,
+        authority: args.authority,
+        identity: args.identity.unwrap_or_else(host),
+        image: args.image,
+        push,
+    };
+    let controller = Controller::start(client, settings, runtime)
+        .await
+        .with_context(|| format!("the push server cannot listen on {push}"))?;
+    let controller = Arc::new(controller);
+    tokio::select! {
+        () = admin::serve(admin, Arc::clone(&controller)) => {}
+        ended = signals::ended() => ended.context("signals cannot be awaited")?,
+    }
+    tracing::info!("ending");
+    tokio::select! {
+        () = controller.end() => Ok(ExitCode::SUCCESS),
+        _ = signals::ended() => {
+            signals::end_now();
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
