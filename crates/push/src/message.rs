@@ -61,6 +61,8 @@ pub(crate) struct Outcome {
     pub(crate) unavailable: Vec<UnavailablePort>,
     #[prost(message, repeated, tag = "4")]
     pub(crate) failed: Vec<FailedListener>,
+    #[prost(bool, tag = "5")]
+    pub(crate) kept: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -63,6 +63,7 @@ impl Outcome {
             rejected: String::new(),
             unavailable: unavailable.collect(),
             failed: failed.collect(),
+            kept: false,
         }
     }
 

@@ -57,8 +57,8 @@ pub struct Client {
     apply: Arc<Mutex<dyn Apply>>,
     assembly: Assembly,
     state: watch::Sender<ClientState>,
-    /// The plan has changed since it was kept on disk.
-    unsaved: bool,
+    /// What is served and not kept on disk yet.
+    unsaved: Option<Arc<Plan>>,
     /// Why all shards must be sent again.
     reset: Option<String>,
 }
@@ -95,7 +95,7 @@ impl Client {
     pub fn new(options: ClientOptions, apply: impl Apply) -> (Self, watch::Receiver<ClientState>) {
         let (state, told) = watch::channel(ClientState::default());
         let apply: Arc<Mutex<dyn Apply>> = Arc::new(Mutex::new(apply));
-        (Self { options, apply, assembly: Assembly::default(), state, unsaved: false, reset: None }, told)
+        (Self { options, apply, assembly: Assembly::default(), state, unsaved: None, reset: None }, told)
     }
 
     /// Serves the last good plan from disk, if there is one, and then follows the controller, connecting again
@@ -167,10 +167,8 @@ impl Client {
 
     async fn save(&mut self) {
         let Some(dir) = self.options.state_dir.clone() else { return };
-        if !std::mem::take(&mut self.unsaved) {
-            return;
-        }
-        let (gateway, plan) = (self.options.gateway.clone(), self.assembly.plan());
+        let Some(plan) = self.unsaved.take() else { return };
+        let gateway = self.options.gateway.clone();
         let saved = tokio::task::spawn_blocking(move || disk::save(&dir, &gateway, &plan)).await;
         match saved {
             Ok(Ok(())) => {}

@@ -30,6 +30,8 @@ const TOKEN: Duration = Duration::from_secs(30);
 const BIND_AGAIN: Duration = Duration::from_secs(2);
 /// How long after a change the plan is kept on disk, with all changes that came since.
 const SAVE: Duration = Duration::from_secs(10);
+/// How long the controller may take to hear the last that is said on a stream.
+const HEARD: Duration = Duration::from_secs(5);
 /// How long the controller may take to say whether it takes the stream.
 const OPEN: Duration = Duration::from_secs(30);
 
@@ -38,6 +40,12 @@ struct Served {
     revision: u64,
     plan: Arc<Plan>,
     outcome: Outcome,
+}
+
+/// Why a revision is not served, and whether its shards were taken over.
+struct Rejected {
+    reason: String,
+    kept: bool,
 }
 
 impl Client {
@@ -66,9 +74,10 @@ impl Client {
                     if outcome.rejected.is_empty() && save_at.is_none() {
                         save_at = Some(Instant::now() + SAVE);
                     }
-                    let reset = std::mem::take(&mut self.reset);
                     say(&sender, Message::Outcome(outcome)).await?;
-                    if let Some(reason) = reset {
+                    if let Some(reason) = self.reset.take() {
+                        drop(sender);
+                        heard(&mut inbound).await;
                         return Err(Ended::Reset(reason));
                     }
                 }
@@ -145,13 +154,18 @@ impl Client {
         }
         let outcome = match now {
             Ok(staged) => self.take(staged, &sum, served).await,
-            Err((_, reason)) => Err(reason),
+            Err((_, reason)) => Err(Rejected { reason, kept: false }),
         };
         Some(match outcome {
             Ok(outcome) => outcome.message(revision),
-            Err(reason) => {
+            Err(Rejected { reason, kept }) => {
                 tracing::warn!(revision, reason, "a plan is rejected; what is served stays");
-                message::Outcome { revision, rejected: shortened(&reason), ..message::Outcome::default() }
+                message::Outcome {
+                    revision,
+                    rejected: shortened(&reason),
+                    kept,
+                    ..message::Outcome::default()
+                }
             }
         })
     }
@@ -162,23 +176,22 @@ impl Client {
         staged: Staged,
         sum: &Bytes,
         served: &mut Option<Served>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<Outcome, Rejected> {
         let revision = staged.revision();
-        let Some(sum) = Sum::read(sum) else { return Err("there is no sum".to_owned()) };
+        let rejected = |reason| Rejected { reason, kept: false };
+        let sum = Sum::read(sum).ok_or_else(|| rejected("there is no sum".to_owned()))?;
         let plan = match self.assembly.take(staged, sum) {
             Ok(plan) => plan,
             Err(fault) => {
                 if matches!(fault, Fault::Diverged(_)) {
                     self.reset = Some(fault.to_string());
                 }
-                return Err(fault.to_string());
+                return Err(rejected(fault.to_string()));
             }
         };
-        let outcome = self.apply(Arc::clone(&plan), true).await.inspect_err(|reason| {
-            // The shards are taken over and are not served: the controller must not take them for what is there.
-            self.reset = Some(reason.clone());
-        })?;
-        self.unsaved = true;
+        let applied = self.apply(Arc::clone(&plan), true).await;
+        let outcome = applied.map_err(|reason| Rejected { reason, kept: true })?;
+        self.unsaved = Some(Arc::clone(&plan));
         self.state.send_modify(|state| {
             state.connected = true;
             state.revision = revision;
@@ -205,6 +218,13 @@ where
         Ok(opened) => Ok(opened?.into_inner()),
         Err(_) => Err(Status::deadline_exceeded("the controller does not answer").into()),
     }
+}
+
+/// Waits until the controller has taken what was said, which it shows by ending the stream.
+async fn heard(inbound: &mut Streaming<FromController>) {
+    let end = async { while let Ok(Some(_)) = inbound.message().await {} };
+    // One that does not end it in time has not heard it, and gets to know when the stream breaks.
+    let _ = timeout(HEARD, end).await;
 }
 
 async fn say(sender: &mpsc::Sender<FromProxy>, message: Message) -> Result<(), Ended> {

@@ -319,7 +319,10 @@ impl Session {
                 connected.replica.outcome = outcome;
                 connected.replica.rejected = None;
             })
-        } else if answered {
+        } else if let Some(revision) = waiting.filter(|_| answered) {
+            if outcome.kept {
+                self.base = Base::Revision(Arc::clone(revision));
+            }
             counters.rejected.fetch_add(1, Ordering::Relaxed);
             let reason = shortened(&outcome.rejected);
             let pod = &self.pod.name;

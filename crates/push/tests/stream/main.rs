@@ -1,0 +1,7 @@
+//! A controller and proxies, over real sockets.
+
+mod change;
+mod harness;
+mod hostile;
+mod loss;
+mod refusal;
