@@ -17,6 +17,7 @@ const MARK: &str = "# --- expected\n";
 
 fn settings() -> Settings {
     Settings {
+        controller_name: "portway.dev/gateway-controller".into(),
         image: "portway:test".into(),
         controller: "portway.portway-system.svc:9910".into(),
         server_name: "portway.portway-system.svc".into(),

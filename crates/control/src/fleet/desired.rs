@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::names::{Names, label};
 use super::wanted::Wanted;
-use super::{GATEWAY, GATEWAY_CLASS, GATEWAY_NAME, Settings, pod, service};
+use super::{CONTROLLER, GATEWAY, GATEWAY_CLASS, GATEWAY_NAME, Settings, pod, service};
 
 /// How many proxies there are where nobody says.
 const REPLICAS: i32 = 2;
@@ -35,6 +35,9 @@ pub fn desired(wanted: &Wanted, settings: &Settings, authority: &str) -> Vec<Val
     objects.push(workload(wanted, &names, settings));
     objects.extend(disruption_budget(wanted, &names));
     objects.extend(autoscaler(wanted, &names));
+    for object in &mut objects {
+        object["metadata"]["annotations"][CONTROLLER] = settings.controller_name.as_str().into();
+    }
     objects
 }
 

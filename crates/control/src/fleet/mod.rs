@@ -11,7 +11,7 @@
 //! one more for each further static address), a ServiceAccount without any right, a ConfigMap with the authority by
 //! which the proxies know the controller, a PodDisruptionBudget, and a HorizontalPodAutoscaler if asked for.
 //!
-//! - [`desired`] is pure; all effects are in `apply`.
+//! - [`desired`] is pure; all effects are in `effects`.
 //! - Server-side apply: what users add to the objects stays, what they change of ours is set again.
 //! - An object of that name that is not the Gateway's is left alone, and told.
 //! - A Gateway that is for now not accepted keeps its proxies; one that another controller took over, or that is
@@ -19,12 +19,24 @@
 //! - Only the leader writes.
 
 mod desired;
+mod effects;
+mod live;
 mod names;
 mod pod;
+mod report;
 mod service;
+mod state;
 mod wanted;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use portway_api::object::ObjectKey;
+use portway_plan::Shards;
+use portway_translate::Fleet;
+
 pub use desired::desired;
+pub use effects::Fleets;
 pub use names::{Names, label, names};
 pub use wanted::Wanted;
 
@@ -36,16 +48,38 @@ pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 pub const GATEWAY_CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// The annotation with the Gateway's whole name.
 pub const GATEWAY: &str = "portway.dev/gateway";
+/// The annotation with the name of the controller that made the object: another one does not take it away.
+pub const CONTROLLER: &str = "portway.dev/controller";
 /// By these labels the objects and pods of all Gateways are found.
 pub const SELECTOR: &str = "app.kubernetes.io/managed-by=portway,app.kubernetes.io/component=proxy";
 
 /// What the proxies of all Gateways have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The controller's name, which GatewayClasses give to be its own.
+    pub controller_name: String,
     /// The container image, unless parameters name another.
     pub image: String,
     /// Where the proxies find the controllers' push server: host and port.
     pub controller: String,
     /// The name in the push server's certificate.
     pub server_name: String,
+}
+
+/// What is known of the fleets of all Gateways that have, or are to have, one. Clones share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Addresses and faults, as a translation wants them.
+    pub fleets: Shards<ObjectKey, Fleet>,
+    /// The pods that are not on their way out, by name; those that are not ready yet are in here too.
+    pub pods: Shards<ObjectKey, Arc<BTreeMap<Arc<str>, Pod>>>,
+}
+
+/// A pod with a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// Whether the cluster sends it connections.
+    pub ready: bool,
 }

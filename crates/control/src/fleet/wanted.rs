@@ -73,6 +73,14 @@ impl Wanted {
         plan.ports.iter().map(|port| (port.port, port.transport)).collect()
     }
 
+    /// Whether the same objects follow from it, though the Gateway may be a newer one.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.gateway.spec == other.gateway.spec
+            && self.gateway.metadata.uid == other.gateway.metadata.uid
+            && self.parameters == other.parameters
+            && self.ports == other.ports
+    }
+
     /// The names of its objects.
     #[must_use]
     pub fn names(&self) -> Names {

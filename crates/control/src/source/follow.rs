@@ -50,7 +50,7 @@ pub(super) async fn follow(
 }
 
 /// The events of a watch without its failures: those are told of, and it is tried again.
-pub(super) fn without_failures<K: Send + 'static>(
+pub(crate) fn without_failures<K: Send + 'static>(
     what: &'static str,
     watched: impl Stream<Item = watcher::Result<Event<K>>> + Send,
     outages: Arc<Outages>,

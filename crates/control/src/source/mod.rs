@@ -36,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::outage::Outages;
+pub(crate) use follow::without_failures;
 use state::State;
 
 /// A burst of events is over when this long nothing has come.
