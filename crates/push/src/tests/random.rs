@@ -76,8 +76,8 @@ fn plan() -> impl Strategy<Value = Plan> {
         Plan {
             ports: by_port.into_iter().map(port).collect(),
             endpoints: backends
-                .iter()
-                .map(|(name, _)| (key(*name), Arc::new(Endpoints::default())))
+                .keys()
+                .map(|name| (key(*name), Arc::new(Endpoints::default())))
                 .collect(),
             backends: backends
                 .into_iter()

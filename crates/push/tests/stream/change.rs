@@ -31,7 +31,10 @@ async fn a_slow_proxy_gets_the_newest() {
     controller.publish(&plan(3, 1));
     let mut proxy = Proxy::start(controller.options("token"));
     let (_, slow) = proxy.get().await;
-    let newest = (2..20).map(|version| controller.publish(&plan(3, version))).last().unwrap();
+    let mut newest = 0;
+    for version in 2..20 {
+        newest = controller.publish(&plan(3, version));
+    }
     slow.send(Ok(Outcome::default())).unwrap();
     assert_eq!(*proxy.take().await, plan(3, 19));
     controller.acknowledged(newest).await;
