@@ -13,12 +13,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use portway_api::crds;
-use portway_api::gateway::Condition;
+use portway_api::gateway::{Condition, Gateway, GatewayStatusAddress};
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{Filter, HostPattern, ListenerProtocol, Plan, Port, Rule, Share, Target, Transport};
+use portway_plan::{
+    Filter, HostPattern, ListenerProtocol, Plan, Port, Rule, Shards, Share, Target, Transport,
+};
 use portway_store::{Loaded, Resources};
 use portway_translate::{
-    CONTROLLER_NAME, Layout, Machine, Options, Status, Translation, Translator, translate,
+    CONTROLLER_NAME, Fleet, Layout, Machine, Options, Status, Translation, Translator, Trouble,
+    TroubleReason, translate,
 };
 use serde_json::{Value, json};
 
@@ -53,15 +56,20 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(documents: Vec<Value>) -> Self {
+    /// On one machine, or with proxies and an address for each Gateway.
+    fn new(documents: Vec<Value>, per_gateway: bool) -> Self {
         let mut options = common::options();
-        // In a cluster every Gateway has its own address.
-        let own = |n: u8| [127, 0, 1, n].into();
-        options.layout = Layout::Shared(Machine {
-            addresses: vec![[127, 0, 0, 1].into()],
-            local_addresses: Some((0..=255).map(own).chain([USABLE.parse().unwrap()]).collect()),
-            ..Machine::default()
-        });
+        options.layout = if per_gateway {
+            Layout::PerGateway(Shards::default())
+        } else {
+            // In a cluster every Gateway has its own address.
+            let own = |n: u8| [127, 0, 1, n].into();
+            Layout::Shared(Machine {
+                addresses: vec![[127, 0, 0, 1].into()],
+                local_addresses: Some((0..=255).map(own).chain([USABLE.parse().unwrap()]).collect()),
+                ..Machine::default()
+            })
+        };
         let mut scene = Self {
             documents,
             resources: Resources::default(),
@@ -80,6 +88,10 @@ impl Scene {
         assert!(errors.is_empty(), "{errors:#?}");
         let changes = loaded.resources.changes_since(&self.resources);
         self.resources = loaded.resources;
+        if let Layout::PerGateway(fleets) = &mut self.options.layout {
+            let gateways = self.resources.all::<Gateway>();
+            *fleets = gateways.map(|gateway| (gateway.key.clone(), fleet(gateway))).collect();
+        }
         self.translation = self.translator.update(&self.resources, &changes, &self.options);
         assert_eq!(self.translation, translate(&self.resources, &self.options));
     }
@@ -87,7 +99,8 @@ impl Scene {
     fn create(&mut self, mut document: Value, created: &str) {
         document["metadata"]["creationTimestamp"] = created.into();
         let n = self.documents.len();
-        if document["kind"] == "Gateway" && document["spec"]["addresses"].is_null() {
+        let is_shared = matches!(self.options.layout, Layout::Shared(_));
+        if is_shared && document["kind"] == "Gateway" && document["spec"]["addresses"].is_null() {
             document["spec"]["addresses"] = json!([{"value": format!("127.0.1.{n}")}]);
         }
         self.documents.push(document);
@@ -98,6 +111,19 @@ impl Scene {
             self.documents.iter_mut().find(|it| it["kind"] == "Gateway" && it["metadata"]["name"] == name);
         gateway.unwrap()["spec"][field].as_array_mut().unwrap()
     }
+}
+
+/// What becomes of the addresses that a Gateway asks for.
+fn fleet(gateway: &Gateway) -> Fleet {
+    let asked = gateway.spec.addresses.iter().enumerate();
+    let mut asked = asked.map(|(i, address)| (i, address.value.as_deref().unwrap_or_default()));
+    let trouble = asked.find(|(_, value)| *value == UNUSABLE).map(|(i, value)| Trouble {
+        reason: TroubleReason::AddressNotUsable,
+        message: format!("{value} is in no pool"),
+        path: format!("spec.addresses[{i}]"),
+    });
+    let address = GatewayStatusAddress { value: USABLE.to_owned(), ..GatewayStatusAddress::default() };
+    Fleet { addresses: if trouble.is_some() { Vec::new() } else { vec![address] }, trouble }
 }
 
 /// Reads a manifest of the suite as the suite does.
@@ -200,14 +226,18 @@ fn outcome(scene: &Scene, words: &[&str]) -> String {
     let status = scene.translation.statuses.get(&key("Gateway", gateway)).unwrap();
     let Status::Gateway(status) = &**status else { unreachable!() };
     let address = status.addresses[0].value.parse().unwrap();
+    let (plan, address) = match scene.translation.plans.get(&key("Gateway", gateway)) {
+        Some(plan) => (plan, None),
+        None => (&scene.translation.plan, Some(address)),
+    };
     if let "TLS" | "TCP" | "UDP" = method {
         let transport = if method == "UDP" { Transport::Udp } else { Transport::Tcp };
         let socket = (address, port.parse().unwrap(), transport);
-        return connection(&scene.translation.plan, socket, words.get(2).copied());
+        return connection(plan, socket, words.get(2).copied());
     }
     let (host, target) = (words[2], words[3]);
     let headers: Vec<_> = words[4..].iter().filter_map(|word| word.split_once('=')).collect();
-    match find(&scene.translation.plan, (address, port.parse().unwrap()), method, host, target, &headers) {
+    match find(plan, (address, port.parse().unwrap()), method, host, target, &headers) {
         None => "404".to_owned(),
         Some(rule) => answer(rule),
     }
@@ -215,7 +245,7 @@ fn outcome(scene: &Scene, words: &[&str]) -> String {
 
 fn find<'p>(
     plan: &'p Plan,
-    (address, port): (IpAddr, u16),
+    (address, port): (Option<IpAddr>, u16),
     method: &str,
     host: &str,
     target: &str,
@@ -223,7 +253,7 @@ fn find<'p>(
 ) -> Option<&'p Rule> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let query: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
-    let port = plan.ports.iter().find(|it| it.address == Some(address) && it.port == port)?;
+    let port = plan.ports.iter().find(|it| it.address == address && it.port == port)?;
     let listener = port.listeners.iter().find(|it| it.hostname.matches(host))?;
     let hosts = listener.hosts.iter().filter(|it| it.hostname.matches(host));
     let mut entries = hosts.flat_map(|host| &host.entries);
@@ -231,13 +261,13 @@ fn find<'p>(
 }
 
 /// Where a connection goes, by the plan: `rejected`, or the backends and, for TLS, whether it ends here.
-fn connection(plan: &Plan, socket: (IpAddr, u16, Transport), server_name: Option<&str>) -> String {
+fn connection(plan: &Plan, socket: (Option<IpAddr>, u16, Transport), server_name: Option<&str>) -> String {
     let matches = |pattern: &HostPattern| match server_name {
         Some(name) => pattern.matches(name),
         None => *pattern == HostPattern::Any,
     };
     let (address, number, transport) = socket;
-    let is_it = |port: &Port| (port.address, port.port, port.transport) == (Some(address), number, transport);
+    let is_it = |port: &Port| (port.address, port.port, port.transport) == (address, number, transport);
     let forward = plan.ports.iter().find(|port| is_it(port)).and_then(|port| {
         let listener = port.listeners.iter().find(|listener| matches(&listener.hostname))?;
         Some((listener, listener.forwards.iter().find(|forward| matches(&forward.hostname))?))
@@ -331,8 +361,7 @@ fn suite() -> PathBuf {
     go_module::folder(&format!("sigs.k8s.io/gateway-api/conformance@{}", crds::VERSION))
 }
 
-#[test]
-fn statuses_and_routing_are_what_the_official_suite_asserts() {
+fn unlike_the_suite(per_gateway: bool) -> Vec<String> {
     let suite = suite();
     let setting: Vec<Value> =
         setting().into_iter().chain(manifest(&suite.join("base/manifests.yaml"))).collect();
@@ -341,7 +370,7 @@ fn statuses_and_routing_are_what_the_official_suite_asserts() {
     for block in blocks {
         let (head, steps) = block.split_once('\n').unwrap();
         let (tests, manifests) = head[1..].split_once("] ").unwrap();
-        let mut scene = Scene::new(Vec::new());
+        let mut scene = Scene::new(Vec::new(), per_gateway);
         let own = manifests.split(' ').flat_map(|name| manifest(&suite.join(format!("tests/{name}.yaml"))));
         for document in setting.iter().cloned().chain(own) {
             scene.create(document, "2026-01-01T00:00:00Z");
@@ -353,6 +382,18 @@ fn statuses_and_routing_are_what_the_official_suite_asserts() {
             }
         }
     }
+    failed
+}
+
+#[test]
+fn statuses_and_routing_on_one_machine_are_what_the_official_suite_asserts() {
+    let failed = unlike_the_suite(false);
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn statuses_and_routing_with_proxies_per_gateway_are_what_the_official_suite_asserts() {
+    let failed = unlike_the_suite(true);
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
@@ -361,7 +402,7 @@ const LEFT_OUT: &str = "GatewayClassObservedGenerationBump";
 
 #[test]
 fn every_test_of_the_features_that_portway_claims_is_in_the_table() {
-    let scene = Scene::new(setting());
+    let scene = Scene::new(setting(), true);
     let class = scene.translation.statuses.get(&ObjectKey::new(KindId::GatewayClass, "", "portway")).unwrap();
     let Status::GatewayClass(class) = &**class else { unreachable!() };
     let claimed: BTreeSet<_> = class.supported_features.iter().map(|feature| feature.name.clone()).collect();
