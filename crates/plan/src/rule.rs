@@ -86,7 +86,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When to try again.
     pub retry: Option<Retry>,
-    /// Session persistence among all endpoints of the rule.
+    /// Session persistence among the endpoints of the share that was chosen; the choice of the share is not
+    /// the session's (GEP-1619).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Arc<Session>>,
 }

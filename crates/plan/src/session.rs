@@ -13,6 +13,9 @@ pub struct Session {
     pub carrier: SessionCarrier,
     /// A session that was begun longer ago is over.
     pub absolute_timeout: Option<Duration>,
+    /// What tokens are sealed with: the same for all replicas, and nothing that clients know (the UID of the
+    /// object that asks for sessions, or its name where there is none).
+    pub salt: Arc<str>,
 }
 
 /// What carries a session.

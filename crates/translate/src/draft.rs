@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use portway_api::object::ObjectKey;
+use portway_api::gateway::SessionPersistence;
+use portway_api::object::{Metadata, ObjectKey};
 use portway_plan::{
     BackendKey, Entry, Filter, ForwardRule, HeaderMatch, HostPattern, ObjectRef, PathMatch, QueryMatch, Rule,
-    Source, Target,
+    Session, Source, Target,
 };
 
 use crate::backend::{Dependency, Resolver};
 use crate::condition::Finding;
 use crate::precedence::Specificity;
+use crate::session;
 
 /// What became of a route's rules.
 #[derive(Clone, Debug, Default)]
@@ -178,6 +180,20 @@ impl<'a> Drafting<'a> {
         let backends = backends.chain(forwards.filter_map(backend_of)).cloned().collect();
         Draft { faults, dependencies, backends, ..self.draft }
     }
+}
+
+/// The sessions of a rule.
+pub(crate) fn session(
+    spec: &SessionPersistence,
+    path: &str,
+    key: &ObjectKey,
+    metadata: &Metadata,
+    source: &Source,
+) -> Result<Arc<Session>, InvalidRule> {
+    // A rule's name stays its own when rules come and go before it.
+    let part = source.section.as_ref().unwrap_or(&source.path);
+    session::translate(spec, &format!("{path}.sessionPersistence"), key, metadata, part)
+        .map_err(|fault| InvalidRule::unsupported(fault.path, fault.message))
 }
 
 /// The backends that a rule and its filters send to.

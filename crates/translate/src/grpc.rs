@@ -1,14 +1,16 @@
 //! GRPCRoutes: a method match is a path match, as gRPC calls are `POST /service/method`.
 
+use std::sync::Arc;
+
 use portway_api::gateway::{GRPCMethodMatch, GRPCMethodMatchType, GRPCRoute, GRPCRouteMatch, GRPCRouteRule};
 use portway_api::object::ObjectKey;
-use portway_plan::{PathMatch, Regex, Rule, RuleKind, Share, Timeouts};
+use portway_plan::{PathMatch, Regex, Rule, RuleKind, Session, Share, Timeouts};
 use portway_store::Resources;
 
 use crate::backend::Resolver;
 use crate::draft::{Draft, DraftMatch, Drafting, InvalidRule, RuleContext};
 use crate::precedence::Specificity;
-use crate::{filter, http, pattern};
+use crate::{draft, filter, http, pattern};
 
 /// Translates the rules of a GRPCRoute.
 pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &GRPCRoute) -> Draft {
@@ -18,14 +20,15 @@ pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &GRPCRoute) -
     }
     for (i, spec) in route.spec.rules.iter().enumerate() {
         let path = format!("spec.rules[{i}]");
-        if spec.session_persistence.is_some() {
-            drafting.ignore(format!("{path}.sessionPersistence"));
-        }
         let source = drafting.source(path.clone(), spec.name.as_deref());
         let admitted = drafting.admit_expressions(expressions(&spec.matches), &path);
         let mut context =
             RuleContext { resolver: &mut drafting.resolver, invalid: None, prefixes_only: false };
-        let rule = admitted.and_then(|()| rule(spec, source, &path, &mut context));
+        let rule = admitted.and_then(|()| {
+            let session = spec.session_persistence.as_deref();
+            let session = session.map(|spec| draft::session(spec, &path, key, &route.metadata, &source));
+            rule(spec, source, &path, session.transpose()?, &mut context)
+        });
         let invalid = context.invalid;
         drafting.add(i, rule, invalid);
     }
@@ -48,6 +51,7 @@ fn rule(
     spec: &GRPCRouteRule,
     source: portway_plan::Source,
     path: &str,
+    session: Option<Arc<Session>>,
     context: &mut RuleContext<'_, '_>,
 ) -> Result<(Rule, Vec<DraftMatch>), InvalidRule> {
     let matches = if spec.matches.is_empty() {
@@ -70,7 +74,7 @@ fn rule(
     });
     let backends = backends.collect::<Result<_, InvalidRule>>()?;
     let timeouts = Timeouts::default();
-    let rule = Rule { source, kind: RuleKind::Grpc, filters, backends, timeouts, retry: None, session: None };
+    let rule = Rule { source, kind: RuleKind::Grpc, filters, backends, timeouts, retry: None, session };
     Ok((rule, matches))
 }
 

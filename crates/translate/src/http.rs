@@ -8,13 +8,15 @@ use portway_api::gateway::{
     HTTPRouteRule, HTTPRouteTimeouts, HeaderMatchType, PathMatchType, QueryParamMatchType,
 };
 use portway_api::object::ObjectKey;
-use portway_plan::{HeaderMatch, PathMatch, QueryMatch, Retry, Rule, RuleKind, Share, StringMatch, Timeouts};
+use portway_plan::{
+    HeaderMatch, PathMatch, QueryMatch, Retry, Rule, RuleKind, Session, Share, StringMatch, Timeouts,
+};
 use portway_store::Resources;
 
 use crate::backend::Resolver;
 use crate::draft::{Draft, DraftMatch, Drafting, InvalidRule, RuleContext};
 use crate::precedence::Specificity;
-use crate::{duration, filter, pattern};
+use crate::{draft, duration, filter, pattern};
 
 /// Translates the rules of an HTTPRoute.
 pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &HTTPRoute) -> Draft {
@@ -24,9 +26,6 @@ pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &HTTPRoute) -
     }
     for (i, spec) in route.spec.rules.iter().enumerate() {
         let path = format!("spec.rules[{i}]");
-        if spec.session_persistence.is_some() {
-            drafting.ignore(format!("{path}.sessionPersistence"));
-        }
         let source = drafting.source(path.clone(), spec.name.as_deref());
         let admitted = drafting.admit_expressions(expressions(&spec.matches), &path);
         let mut context = RuleContext {
@@ -34,7 +33,11 @@ pub(crate) fn draft(resources: &Resources, key: &ObjectKey, route: &HTTPRoute) -
             invalid: None,
             prefixes_only: spec.matches.iter().all(is_prefix),
         };
-        let rule = admitted.and_then(|()| rule(spec, source, &path, &mut context));
+        let rule = admitted.and_then(|()| {
+            let session = spec.session_persistence.as_deref();
+            let session = session.map(|spec| draft::session(spec, &path, key, &route.metadata, &source));
+            rule(spec, source, &path, session.transpose()?, &mut context)
+        });
         let invalid = context.invalid;
         drafting.add(i, rule, invalid);
     }
@@ -66,6 +69,7 @@ fn rule(
     spec: &HTTPRouteRule,
     source: portway_plan::Source,
     path: &str,
+    session: Option<Arc<Session>>,
     context: &mut RuleContext<'_, '_>,
 ) -> Result<(Rule, Vec<DraftMatch>), InvalidRule> {
     let matches = matches(&spec.matches, path)?;
@@ -82,7 +86,7 @@ fn rule(
     let backends = backends.collect::<Result<_, InvalidRule>>()?;
     let timeouts = spec.timeouts.as_ref().map_or(Ok(Timeouts::default()), |spec| timeouts(spec, path))?;
     let retry = spec.retry.as_ref().map(|spec| retry(spec, path)).transpose()?;
-    let rule = Rule { source, kind: RuleKind::Http, filters, backends, timeouts, retry, session: None };
+    let rule = Rule { source, kind: RuleKind::Http, filters, backends, timeouts, retry, session };
     Ok((rule, matches))
 }
 

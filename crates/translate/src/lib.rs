@@ -38,6 +38,7 @@ mod precedence;
 mod problem;
 mod route;
 mod selector;
+mod session;
 mod status;
 mod survey;
 mod translator;

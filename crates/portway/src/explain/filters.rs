@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
 use portway_plan::{
-    CorsOrigin, Entry, Filter, HeaderEdit, PathMatch, PathRewrite, RedirectPort, StringMatch, Target,
+    CorsOrigin, Entry, Filter, HeaderEdit, PathMatch, PathRewrite, RedirectPort, Session, SessionCarrier,
+    StringMatch, Target,
 };
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::filters::{Effects, Filters, MatchContext, Stop};
@@ -82,6 +83,16 @@ pub(super) fn stopped(
             ControlFlow::Break(Stop::Fault(kind)) => return Some(Err(kind)),
         }
     }
+}
+
+/// How sessions are kept.
+pub(super) fn session(session: &Session) -> String {
+    let carrier = match session.carrier {
+        SessionCarrier::Cookie { .. } => "cookie",
+        SessionCarrier::Header => "header",
+    };
+    let time = session.absolute_timeout.map_or_else(String::new, |time| format!(" for {time:?}"));
+    format!("sessions by the {carrier} {}{time}", session.name)
 }
 
 fn headers(edit: &HeaderEdit) -> String {

@@ -523,6 +523,7 @@ fn limits(rule: &Rule) -> Vec<String> {
     limits.extend(rule.timeouts.request.map(|time| format!("request timeout {time:?}")));
     limits.extend(rule.timeouts.backend_request.map(|time| format!("backend request timeout {time:?}")));
     limits.extend(rule.retry.as_ref().map(|retry| format!("{} retries", retry.attempts)));
+    limits.extend(rule.session.as_deref().map(filters::session));
     limits
 }
 

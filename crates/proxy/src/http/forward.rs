@@ -18,6 +18,7 @@ use super::h1::{Answer, Progress, SendError, SendOptions};
 use super::inbound::Inbound;
 use super::reply::is_grpc;
 use super::retry::{Outcome, Retries};
+use super::session::Stick;
 use super::{Body, BodySource, Frame, Informational, RequestHead, Tunnel, Version, h2};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::Exchange;
@@ -37,6 +38,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) begun: Option<Instant>,
     /// When to try again.
     pub(crate) retries: Retries<'a>,
+    /// The session that it belongs to.
+    pub(crate) stick: Option<&'a Stick<'a>>,
     /// The request, as filters have left it.
     pub(crate) head: RequestHead,
     /// Its body.
@@ -73,6 +76,9 @@ impl Forward<'_> {
             let lease = self.lease(tried, &mut deadline).await?;
             let endpoint = lease.endpoint();
             tried = Some(endpoint.id());
+            if let Some(stick) = self.stick {
+                stick.used.set(Some(endpoint.address()));
+            }
             exchange.begin_try(endpoint.address(), &mut self.head.headers);
             let begun = Instant::now();
             let mut per_try = self.timeouts.backend_request.filter(|t| !t.is_zero()).and_then(|timeout| {
@@ -88,6 +94,9 @@ impl Forward<'_> {
                     (Outcome::Status(answer.head.status), Ok(answer))
                 }
                 Err(SendError { fault, progress }) => {
+                    if let Some(stick) = self.stick.filter(|_| fault.kind == FaultKind::Connect) {
+                        stick.preferred.set(None);
+                    }
                     exchange.end_try(took, Err(fault.kind));
                     (Outcome::Failed { kind: fault.kind, progress, reused }, Err(fault))
                 }
@@ -160,7 +169,8 @@ impl Forward<'_> {
 
     /// An endpoint for a try. Takes time only where names have not been resolved yet.
     async fn lease(&self, tried: Option<EndpointId>, deadline: &mut Deadline) -> Result<Rc<Lease>, Fault> {
-        let mut leasing = pin!(self.pools.lease(self.backend, tried));
+        let preferred = self.stick.and_then(|stick| stick.preferred.get());
+        let mut leasing = pin!(self.pools.lease(self.backend, preferred, tried));
         poll_fn(|cx| match leasing.as_mut().poll(cx) {
             Poll::Ready(lease) => Poll::Ready(lease),
             Poll::Pending => poll_deadline(deadline, cx).map(|()| Err(FaultKind::UpstreamTimeout.into())),
@@ -374,7 +384,7 @@ mod tests {
 
     async fn limited(timeout: Option<Duration>) -> (Body, Rc<Lease>) {
         let (pools, backend) = upstream();
-        let lease = pools.lease(&backend, None).await.expect("an endpoint");
+        let lease = pools.lease(&backend, None, None).await.expect("an endpoint");
         let deadline = timeout.map(|timeout| Box::pin(sleep_until(Instant::now() + timeout)));
         let limited = Limited { lease: lease.clone(), deadlines: [None, deadline], _budget: None };
         let head = super::super::ResponseHead { status: http::StatusCode::OK, headers: Default::default() };

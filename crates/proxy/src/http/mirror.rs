@@ -38,6 +38,7 @@ pub(crate) fn start(
                 timeouts: &Timeouts::default(),
                 begun: None,
                 retries,
+                stick: None,
                 head,
                 body,
                 upgrade: None,

@@ -17,6 +17,7 @@ pub mod reply;
 mod retry;
 pub mod route;
 pub mod service;
+mod session;
 mod taken;
 
 pub use body::{Body, BodySource, Frame};
@@ -25,4 +26,5 @@ pub use message::{
     Authority, Connection, Handler, Informational, InvalidAuthority, Request, RequestHead, Response,
     ResponseHead, Scheme, Target, TlsInfo, Tunnel, Version,
 };
+pub use session::Session;
 pub use taken::{Counted, Taken};

@@ -22,7 +22,9 @@ use super::h1::Answer;
 use super::inbound::Inbound;
 use super::retry::Retries;
 use super::route::{ListenerTable, PortTable, RuleEntry};
-use super::{Connection, Handler, Informational, Request, RequestHead, Response, Version, mirror, reply};
+use super::{
+    Connection, Handler, Informational, Request, RequestHead, Response, Scheme, Version, mirror, reply,
+};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::{Exchange, Recorder};
 use crate::snapshot::PortKey;
@@ -220,9 +222,15 @@ impl Gateway {
             self.pass(share.filters, &mut passing).await?;
             self.mirror(plan.kind, &head, &body, effects);
         }
+        // A rule's sessions come before those of its backends.
+        let of_backend = if rule.session().is_none() { backend.session() } else { None };
+        let session = rule.session().or(of_backend.as_deref());
+        let stick = session.map(|session| session.of(&head.headers, backend));
+        let secure = head.scheme == Scheme::Https;
         let forward = Forward {
             pools: &self.pools,
             backend,
+            stick: stick.as_ref(),
             kind: plan.kind,
             timeouts: &plan.timeouts,
             begun: effects.asked.then(|| exchange.begun().into()),
@@ -233,7 +241,10 @@ impl Gateway {
             upgrade,
             informational,
         };
-        let answer = forward.send(exchange).await?;
+        let mut answer = forward.send(exchange).await?;
+        if let Some(stick) = &stick {
+            stick.respond(&mut answer.head.headers, secure);
+        }
         Ok(finish(answer, share.filters, effects))
     }
 

@@ -191,13 +191,13 @@ async fn connect(
 ) -> Result<(Rc<Lease>, Transport), Fault> {
     let backend = rule.choose().ok_or(FaultKind::InvalidRoute)?;
     session.set_backend(backend.metrics());
-    let lease = way.pools.lease(backend, None).await?;
+    let lease = way.pools.lease(backend, None, None).await?;
     session.begin_try(lease.endpoint().address());
     let failed = match way.pools.dial(&lease, way.through).await {
         Ok(transport) => return Ok((lease, transport)),
         Err(fault) => fault,
     };
-    let again = way.pools.lease(backend, Some(lease.endpoint().id())).await?;
+    let again = way.pools.lease(backend, None, Some(lease.endpoint().id())).await?;
     if again.endpoint().id() == lease.endpoint().id() {
         return Err(failed);
     }

@@ -3,11 +3,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use portway_plan::{BackendKey, BackendProtocol, EndpointAddress, EndpointState, Endpoints};
 use rand::Rng;
 use tokio::sync::{Notify, watch};
 
+use crate::http::Session;
 use crate::observe::BackendMetrics;
 
 /// Names an endpoint within this process; never used again once the endpoint has left.
@@ -20,6 +21,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Backend {
     key: BackendKey,
     protocol: AtomicU8,
+    has_session: AtomicBool,
+    session: ArcSwapOption<Session>,
     set: ArcSwap<EndpointSet>,
     inputs: Mutex<Inputs>,
     /// Told when the set has been swapped.
@@ -151,6 +154,11 @@ impl EndpointSet {
         if self.active.is_empty() { &self.terminating } else { &self.active }
     }
 
+    /// The endpoint at that address, if it is one that serves: active or not, but not put aside.
+    pub fn at(&self, address: SocketAddr) -> Option<&Arc<Endpoint>> {
+        self.all().find(|endpoint| endpoint.address == address && !endpoint.is_aside())
+    }
+
     /// All endpoints.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.active.iter().chain(&self.terminating)
@@ -190,6 +198,8 @@ impl Backend {
         let backend = Self {
             key,
             protocol: AtomicU8::new(0),
+            has_session: AtomicBool::new(false),
+            session: ArcSwapOption::empty(),
             set: ArcSwap::default(),
             inputs: Mutex::default(),
             swapped: Notify::new(),
@@ -229,6 +239,20 @@ impl Backend {
             BackendProtocol::H2c => 2,
         };
         self.protocol.store(code, Ordering::Relaxed);
+    }
+
+    /// The sessions of all that is sent to it.
+    #[inline]
+    pub fn session(&self) -> Option<Arc<Session>> {
+        if self.has_session.load(Ordering::Relaxed) { self.session.load_full() } else { None }
+    }
+
+    pub(super) fn set_session(&self, planned: Option<&Arc<portway_plan::Session>>) {
+        if self.session.load().as_ref().map(|session| session.plan()) == planned {
+            return;
+        }
+        self.session.store(planned.and_then(Session::compile).map(Arc::new));
+        self.has_session.store(planned.is_some(), Ordering::Relaxed);
     }
 
     /// Where it is now.

@@ -72,6 +72,7 @@ impl Backends {
                 Arc::new(Backend::new(key.clone(), planned.protocol, metrics, departures))
             });
             backend.set_protocol(planned.protocol);
+            backend.set_session(planned.session.as_ref());
             let endpoints = plan.endpoints.get(key).cloned().unwrap_or_default();
             if !Arc::ptr_eq(&endpoints, &backend.planned()) {
                 backend.swap_endpoints(endpoints.clone());

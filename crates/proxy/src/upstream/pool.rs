@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -148,13 +149,15 @@ impl Pools {
         &self.limits
     }
 
-    /// Picks an endpoint for a try and counts it there. An endpoint that was just tried is avoided.
+    /// Picks an endpoint for a try and counts it there: the preferred one if it serves; else one that was just
+    /// tried is avoided.
     ///
     /// # Errors
     /// [`FaultKind::NoEndpoints`] when there are none, for a name when it has not been resolved in time.
     pub async fn lease(
         self: &Rc<Self>,
         backend: &Arc<Backend>,
+        preferred: Option<SocketAddr>,
         tried: Option<EndpointId>,
     ) -> Result<Rc<Lease>, Fault> {
         if backend.is_unresolved() {
@@ -162,8 +165,9 @@ impl Pools {
             let _ = tokio::time::timeout(self.limits.connect_timeout, backend.wait_resolved()).await;
         }
         let endpoints = backend.endpoints();
-        let endpoint = endpoints
-            .choose(&mut *self.rng.borrow_mut(), tried)
+        let endpoint = preferred
+            .and_then(|address| endpoints.at(address))
+            .or_else(|| endpoints.choose(&mut *self.rng.borrow_mut(), tried))
             .ok_or_else(|| Fault::new(FaultKind::NoEndpoints, backend.key()))?
             .clone();
         drop(endpoints);

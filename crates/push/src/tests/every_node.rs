@@ -40,7 +40,12 @@ fn host(name: &str) -> HostPattern {
 }
 
 fn session(carrier: SessionCarrier) -> Arc<Session> {
-    Arc::new(Session { name: "cart".into(), carrier, absolute_timeout: Some(Duration::from_millis(90_500)) })
+    Arc::new(Session {
+        name: "cart".into(),
+        carrier,
+        absolute_timeout: Some(Duration::from_millis(90_500)),
+        salt: "uid".into(),
+    })
 }
 
 fn filters() -> Vec<Filter> {

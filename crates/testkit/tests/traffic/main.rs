@@ -11,6 +11,7 @@ mod messages;
 mod pre_routing;
 mod resilience;
 mod services;
+mod sessions;
 mod splitting;
 mod tls;
 mod upgrades;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use portway_plan as plan;
 
 use super::Compilation;
+use crate::http::Session;
 use crate::http::filters::Filters;
 use crate::observe::RuleMetrics;
 use crate::upstream::{Backend, Weights};
@@ -16,6 +17,7 @@ pub struct RuleEntry {
     filters: Filters,
     shares: Box<[Share]>,
     weights: Weights,
+    session: Option<Box<Session>>,
     metrics: Arc<RuleMetrics>,
 }
 
@@ -51,6 +53,7 @@ impl RuleEntry {
             filters: Filters::compile(&rule.filters, with.backends),
             shares: rule.backends.iter().map(share).collect(),
             weights: Weights::new(&weights),
+            session: rule.session.as_ref().and_then(Session::compile).map(Box::new),
             metrics: with.metrics.rule(&rule.source),
         }
     }
@@ -77,6 +80,11 @@ impl RuleEntry {
     /// The rule's own filters.
     pub fn filters(&self) -> &Filters {
         &self.filters
+    }
+
+    /// The rule's sessions.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
     }
 
     /// The rule's counters.

@@ -122,6 +122,7 @@ impl ExternalAuth {
             timeouts: &Timeouts { request: Some(time), backend_request: None },
             begun: None,
             retries: Retries::new(Some(&once_more), &::http::Method::GET),
+            stick: None,
             head,
             body: Inbound::Whole(body),
             upgrade: None,
