@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::fleet::{self, Fleets};
 use crate::lease::{Candidate, Times};
 use crate::outage::{Outages, Pauses};
 use crate::push::{Authority, TokenReviews};
@@ -80,6 +81,7 @@ struct Shared {
     metrics: Metrics,
     writer: StatusWriter,
     server: push::Server,
+    fleets: Fleets,
     leader: watch::Receiver<bool>,
     /// Whether there was a first round.
     rounds: AtomicBool,
@@ -108,11 +110,18 @@ impl Controller {
             controller_name: settings.controller_name.clone(),
             ..crate::status::Settings::default()
         });
+        let fleets = Fleets::new(fleet::Settings {
+            controller_name: settings.controller_name.clone(),
+            image: settings.image.clone(),
+            controller: format!("{}:{}", server_name(&settings), settings.push.port()),
+            server_name: server_name(&settings),
+        });
         let shared = Arc::new(Shared {
             outages: Arc::clone(&outages),
             metrics: Metrics::default(),
             writer: writer.clone(),
             server: server.clone(),
+            fleets: fleets.clone(),
             leader: leads.clone(),
             rounds: AtomicBool::new(false),
             listening: AtomicBool::new(false),
@@ -130,11 +139,20 @@ impl Controller {
         let lease = runtime.spawn(candidate.run(leader, async {
             let _ = ended.await;
         }));
-        runtime.spawn(writer.run(client.clone(), Arc::clone(&outages), leads));
+        runtime.spawn(writer.run(client.clone(), Arc::clone(&outages), leads.clone()));
+        // Empty until the authority is known; nothing is made for proxies before.
+        let (bundle, bundles) = watch::channel(String::new());
+        runtime.spawn(fleets.run(client.clone(), leads, bundles, Arc::clone(&outages)));
 
         let (end_push, ended) = oneshot::channel();
-        let pusher =
-            runtime.spawn(push(client.clone(), settings.clone(), Arc::clone(&shared), listener, ended));
+        let pusher = runtime.spawn(push(
+            client.clone(),
+            settings.clone(),
+            Arc::clone(&shared),
+            listener,
+            bundle,
+            ended,
+        ));
 
         let (end_rounds, ended) = oneshot::channel();
         let source = Source::start(&client, &outages, runtime);
@@ -185,6 +203,7 @@ async fn push(
     settings: Settings,
     shared: Arc<Shared>,
     listener: TcpListener,
+    bundle: watch::Sender<String>,
     mut end: oneshot::Receiver<()>,
 ) {
     let authority = tokio::select! {
@@ -192,7 +211,16 @@ async fn push(
         authority = open(client, &settings) => authority,
     };
     let certificate = authority.certificate();
+    let mut bundles = authority.bundle();
     let renewal = tokio::spawn(authority.run());
+    let passing_on = tokio::spawn(async move {
+        loop {
+            bundle.send_replace(bundles.borrow_and_update().clone());
+            if bundles.changed().await.is_err() {
+                return;
+            }
+        }
+    });
     shared.listening.store(true, Ordering::Relaxed);
     let served = shared.server.serve(listener, &certificate, async {
         let _ = end.await;
@@ -202,6 +230,7 @@ async fn push(
     }
     shared.listening.store(false, Ordering::Relaxed);
     renewal.abort();
+    passing_on.abort();
 }
 
 /// The authority from the cluster, however long that takes.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portway_api::object::{KindId, ObjectKey, Time};
 use portway_plan::Plan;
-use portway_push::{GatewayName, GatewayState, ServiceAccount};
+use portway_push::{GatewayName, ServiceAccount};
 use portway_store::{Changes, Resources};
 use portway_translate::{Crds, Layout, Options, Translation, Translator};
 use time::OffsetDateTime;
@@ -46,6 +46,8 @@ enum News {
     Batch(Batch),
     /// Proxies of these Gateways have said something.
     Proxies(BTreeSet<GatewayName>),
+    /// Addresses, faults or pods of fleets have changed.
+    Fleets,
     /// The clock.
     Due,
     End,
@@ -82,6 +84,11 @@ impl Rounds {
                 }
                 News::Due => self.translate(&Changes::default()),
                 News::Proxies(gateways) => self.listen(&gateways),
+                News::Fleets => {
+                    self.translate(&Changes::default());
+                    self.look_at_proxies(self.published.keys().cloned().collect::<Vec<_>>());
+                    self.tell();
+                }
                 News::End => return,
             }
         }
@@ -103,6 +110,12 @@ impl Rounds {
                 break;
             }
         }
+        while !self.shared.fleets.is_complete() {
+            tokio::select! {
+                _ = &mut *end => return false,
+                () = self.shared.fleets.changed() => {}
+            }
+        }
         self.translate(&Changes::default());
         true
     }
@@ -112,6 +125,7 @@ impl Rounds {
             _ = end => News::End,
             batch = self.source.next() => batch.map_or(News::End, News::Batch),
             gateways = self.shared.server.changed() => News::Proxies(gateways),
+            () = self.shared.fleets.changed() => News::Fleets,
             () = tokio::time::sleep_until(self.due) => News::Due,
         }
     }
@@ -128,7 +142,7 @@ impl Rounds {
         let now = OffsetDateTime::now_utc().truncate_to_second();
         Options {
             controller_name: self.settings.controller_name.clone(),
-            layout: Layout::PerGateway(portway_plan::Shards::default()),
+            layout: Layout::PerGateway(self.shared.fleets.report().fleets),
             crds: self.crds.clone(),
             ..Options::new(Time(now))
         }
@@ -170,6 +184,7 @@ impl Rounds {
                 Err(error) => tracing::error!(gateway = %key, %error, "the plan cannot be published"),
             }
         }
+        self.shared.fleets.tell(&self.resources, &self.translation.plans, &self.settings.controller_name);
         self.look_at_proxies(changed);
     }
 
@@ -182,12 +197,13 @@ impl Rounds {
 
     /// Notes what is known of the proxies of these Gateways, and forgets those of Gateways that are gone.
     fn look_at_proxies(&mut self, gateways: impl IntoIterator<Item = ObjectKey>) {
+        let pods = self.shared.fleets.report().pods;
         let proxies = Arc::make_mut(&mut self.proxies);
         proxies.retain(|key, _| self.published.contains_key(key));
         for key in gateways {
             let Some((_, revision)) = self.published.get(&key) else { continue };
             let state = self.shared.server.state(&name(&key)).unwrap_or_default();
-            let live = live(&state);
+            let live = live(pods.get(&key).map_or(&BTreeMap::new(), |pods| pods));
             proxies.insert(key, Proxies::new(*revision, live, &state));
         }
     }
@@ -209,10 +225,10 @@ fn name(gateway: &ObjectKey) -> GatewayName {
     GatewayName::new(Arc::clone(&gateway.namespace), Arc::clone(&gateway.name))
 }
 
-/// The pods that have connected.
-fn live(state: &GatewayState) -> BTreeSet<Arc<str>> {
-    let connected = state.replicas.iter().filter(|replica| replica.connected);
-    connected.map(|replica| Arc::clone(&replica.pod.name)).collect()
+/// The pods to which the cluster sends connections. One that is not ready yet serves nobody, and is not ready before
+/// it has the whole plan.
+fn live(pods: &BTreeMap<Arc<str>, fleet::Pod>) -> BTreeSet<Arc<str>> {
+    pods.iter().filter(|(_, pod)| pod.ready).map(|(name, _)| Arc::clone(name)).collect()
 }
 
 /// Just after a certificate has expired.

@@ -110,6 +110,8 @@ fn container(wanted: &Wanted, given: &PodParameters, settings: &Settings) -> Val
             "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 3,
         })
     };
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut ports = vec![json!({"name": "admin", "containerPort": admin, "protocol": "TCP"})];
     if wanted.host_ports() {
         ports.extend(wanted.ports.iter().map(|(port, transport)| {
@@ -125,6 +127,7 @@ fn container(wanted: &Wanted, given: &PodParameters, settings: &Settings) -> Val
         ("name".to_owned(), "proxy".into()),
         ("image".to_owned(), given.image.clone().unwrap_or_else(|| settings.image.clone()).into()),
         ("args".to_owned(), args(wanted, settings, admin).into()),
+        ("env".to_owned(), json!([field("POD_NAME", "metadata.name"), field("POD_UID", "metadata.uid")])),
         ("ports".to_owned(), ports.into()),
         ("readinessProbe".to_owned(), probe("/readyz", 2, 2)),
         ("livenessProbe".to_owned(), probe("/livez", 10, 6)),
@@ -166,8 +169,8 @@ fn args(wanted: &Wanted, settings: &Settings, admin: u16) -> Vec<String> {
         format!("--ca-file={AUTHORITY_FOLDER}/{AUTHORITY_FILE}"),
         format!("--state-dir={STATE_FOLDER}"),
         format!("--admin=0.0.0.0:{admin}"),
-        format!("--min-drain={least}"),
-        format!("--drain={most}"),
+        format!("--min-drain={least}s"),
+        format!("--max-drain={most}s"),
     ];
     if let Some(proxy) = &wanted.parameters.proxy {
         args.extend(proxy.workers.map(|workers| format!("--workers={workers}")));
