@@ -47,25 +47,32 @@ impl Outages {
 
     /// A request about `what` failed.
     pub fn failed(&self, what: &str, error: &kube::Error) {
-        self.note(what, Cause::of(error), error);
+        match error {
+            // Shorter than the error's own text, which has the whole answer.
+            kube::Error::Api(status) => self.note(what, Cause::of(error), &status.message),
+            error => self.note(what, Cause::of(error), error),
+        }
     }
 
     /// A watch of `what` failed.
     pub(crate) fn watch_failed(&self, what: &str, error: &watcher::Error) {
-        let cause = match error {
+        let status = match error {
             watcher::Error::InitialListFailed(error)
             | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => Cause::of(error),
-            watcher::Error::WatchError(status) => Cause::Refused(status.code),
-            watcher::Error::NoResourceVersion => Cause::Refused(0),
+            | watcher::Error::WatchFailed(error) => match error {
+                kube::Error::Api(status) => status,
+                error => return self.failed(what, error),
+            },
+            watcher::Error::WatchError(status) => status,
+            watcher::Error::NoResourceVersion => return self.note(what, Cause::Refused(0), error),
         };
-        if cause == Cause::Refused(410) {
+        if status.code == 410 {
             // The API server has forgotten what we saw last; a relist follows, and nothing is lost.
             self.errors.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(what, "the watch is too far behind, listing again");
-            return;
+        } else {
+            self.note(what, Cause::Refused(status.code), &status.message);
         }
-        self.note(what, cause, error);
     }
 
     fn note(&self, what: &str, cause: Cause, error: &dyn Display) {

@@ -27,6 +27,7 @@ mod signals;
 mod style;
 mod world;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),

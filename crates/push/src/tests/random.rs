@@ -75,10 +75,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         };
         Plan {
             ports: by_port.into_iter().map(port).collect(),
-            endpoints: backends
-                .keys()
-                .map(|name| (key(*name), Arc::new(Endpoints::default())))
-                .collect(),
+            endpoints: backends.keys().map(|name| (key(*name), Arc::new(Endpoints::default()))).collect(),
             backends: backends
                 .into_iter()
                 .map(|(name, version)| (key(name), Arc::new(Backend::new(key(name), protocol(version)))))
