@@ -21,8 +21,15 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a client may take nothing of a response that waits for it. 30 s.
     pub send_timeout: Duration,
-    /// How long a tunnel (WebSocket and other upgrades) may be silent both ways; `None` for ever. 1 h.
+    /// How long a tunnel (WebSocket and other upgrades) or a connection of a TLS or TCP listener may be
+    /// silent both ways; `None` for ever. 1 h.
     pub tunnel_timeout: Option<Duration>,
+    /// Sessions of UDP clients that the whole proxy holds at once; for one more, the one that has been silent
+    /// for the longest is given up. 16,384, or 1/8 of the process's limit on open files where that is less:
+    /// each needs a socket.
+    pub udp_sessions: usize,
+    /// How long a UDP client's session may be silent both ways. 60 s.
+    pub udp_session_timeout: Duration,
     /// Bytes of a request's head: request line and headers. 64 KiB.
     pub head_bytes: usize,
     /// Bytes of a request's target (path and query). 16 KiB.
@@ -68,6 +75,12 @@ impl Limits {
         let possible = open_files.map_or(usize::MAX, |files| (files / 8 * 3).max(1));
         self.connections.min(possible)
     }
+
+    /// How many UDP sessions there can be.
+    pub(crate) fn udp_sessions_within(&self, open_files: Option<usize>) -> usize {
+        let possible = open_files.map_or(usize::MAX, |files| (files / 8).max(1));
+        self.udp_sessions.min(possible)
+    }
 }
 
 /// The process's limit on open files (proc(5)); `None` when there is none or it is not known.
@@ -87,6 +100,8 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             send_timeout: Duration::from_secs(30),
             tunnel_timeout: Some(Duration::from_secs(3600)),
+            udp_sessions: 16_384,
+            udp_session_timeout: Duration::from_secs(60),
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
             header_lines: 100,
@@ -123,6 +138,7 @@ mod tests {
         assert_eq!(limits.connections_within(None), 65_536);
         assert_eq!(limits.connections_within(Some(1024)), 384);
         assert_eq!(limits.connections_within(Some(1 << 20)), 65_536);
+        assert_eq!(limits.udp_sessions_within(Some(1024)), 128);
         assert!(open_files().is_none_or(|files| files > 0));
     }
 }

@@ -1,8 +1,9 @@
 //! Binding a plan's ports: a socket for each worker, all on one address (SO_REUSEPORT).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
+use portway_plan::Transport;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How many connections may wait to be accepted, for each socket; the kernel's `somaxconn` bounds it too.
@@ -13,19 +14,32 @@ const BACKLOG: i32 = 4096;
 pub(crate) struct Bound {
     /// Its address.
     pub(crate) address: SocketAddr,
-    /// A listening socket for each worker.
-    pub(crate) sockets: Vec<TcpListener>,
+    /// A socket for each worker.
+    pub(crate) sockets: Vec<BoundSocket>,
+}
+
+/// A worker's socket of a port.
+#[derive(Debug)]
+pub(crate) enum BoundSocket {
+    /// It listens.
+    Tcp(TcpListener),
+    /// It receives.
+    Udp(UdpSocket),
 }
 
 /// Binds a port. Without an address, all of IPv6 and IPv4 in one socket, or IPv4 alone on a machine that has
 /// no IPv6.
-pub(crate) fn bind(address: Option<IpAddr>, port: u16, workers: usize) -> io::Result<Bound> {
+pub(crate) fn bind(
+    address: Option<IpAddr>,
+    port: u16,
+    transport: Transport,
+    workers: usize,
+) -> io::Result<Bound> {
+    let bind_at = |address| bind_at(address, transport, workers);
     match address {
-        Some(ip) => bind_at(SocketAddr::new(ip, port), workers),
-        None => match bind_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), workers) {
-            Err(error) if no_ipv6(&error) => {
-                bind_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), workers)
-            }
+        Some(ip) => bind_at(SocketAddr::new(ip, port)),
+        None => match bind_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
+            Err(error) if no_ipv6(&error) => bind_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)),
             bound => bound,
         },
     }
@@ -37,37 +51,49 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-fn bind_at(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+fn bind_at(address: SocketAddr, transport: Transport, workers: usize) -> io::Result<Bound> {
     // With SO_REUSEPORT the kernel lets a second process of the same user share the port and takes half of
     // the connections to it. A socket without it finds out first whether someone listens there.
     if address.port() != 0 {
-        socket(address, false)?.bind(&address.into())?;
+        socket(address, transport, false)?.bind(&address.into())?;
     }
     let mut bound = Bound { address, sockets: Vec::with_capacity(workers) };
     for _ in 0..workers {
-        let socket = socket(address, true)?;
+        let socket = socket(address, transport, true)?;
         socket.bind(&bound.address.into())?;
         // The first socket on port 0 decides the port of the others.
         bound.address = socket.local_addr()?.as_socket().unwrap_or(bound.address);
-        bound.sockets.push(socket.into());
+        bound.sockets.push(match transport {
+            Transport::Tcp => BoundSocket::Tcp(socket.into()),
+            Transport::Udp => BoundSocket::Udp(socket.into()),
+        });
     }
     // Only now, so that a port that fails half-way has not taken a connection.
     for socket in &bound.sockets {
-        socket2::SockRef::from(socket).listen(BACKLOG)?;
+        if let BoundSocket::Tcp(socket) = socket {
+            socket2::SockRef::from(socket).listen(BACKLOG)?;
+        }
     }
     Ok(bound)
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr, transport: Transport, shared: bool) -> io::Result<Socket> {
+    let (kind, protocol) = match transport {
+        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+        Transport::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    // Linux hands it on to accepted connections, which saves a call for each.
-    socket.set_tcp_nodelay(true)?;
+    if transport == Transport::Tcp {
+        // For UDP it would let two sockets that do not share have one port.
+        socket.set_reuse_address(true)?;
+        // Linux hands it on to accepted connections, which saves a call for each.
+        socket.set_tcp_nodelay(true)?;
+    }
     Ok(socket)
 }
 
@@ -78,17 +104,19 @@ mod tests {
     #[test]
     fn a_port_that_someone_shares_or_not_is_in_use() {
         let localhost = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let first = bind(localhost, 0, 2).unwrap();
-        assert_eq!(first.sockets.len(), 2);
-        let port = first.address.port();
-        assert_eq!(bind(localhost, port, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        assert!(bind(localhost, port, 1).is_ok());
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let first = bind(localhost, 0, transport, 2).unwrap();
+            assert_eq!(first.sockets.len(), 2);
+            let port = first.address.port();
+            assert_eq!(bind(localhost, port, transport, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            drop(first);
+            assert!(bind(localhost, port, transport, 1).is_ok());
+        }
     }
 
     #[test]
     fn no_address_is_both_families() {
-        let bound = bind(None, 0, 1).unwrap();
+        let bound = bind(None, 0, Transport::Tcp, 1).unwrap();
         let port = bound.address.port();
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         if bound.address.is_ipv6() {

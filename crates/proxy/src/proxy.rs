@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use portway_plan::{Plan, Port, Source, Transport};
+use portway_plan::{Plan, Port, Source};
 
 use crate::admin;
 use crate::background::Background;
@@ -144,7 +144,9 @@ impl Proxy {
     /// # Errors
     /// When a thread cannot be started or the admin address cannot be bound.
     pub fn start(mut options: Options) -> Result<Self, StartError> {
-        options.limits.connections = options.limits.connections_within(limits::open_files());
+        let open_files = limits::open_files();
+        options.limits.connections = options.limits.connections_within(open_files);
+        options.limits.udp_sessions = options.limits.udp_sessions_within(open_files);
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok());
         let count = count.map_or(1, NonZeroUsize::get);
         let options = Arc::new(options);
@@ -241,9 +243,6 @@ impl Proxy {
         if let Some((_, address)) = bound.iter().find(|(other, _)| *other == key) {
             return Outcome::Bound(*address);
         }
-        if key.transport == Transport::Udp {
-            return Outcome::Failed("UDP is not supported".to_owned());
-        }
         if self.shared.draining.load(Ordering::Relaxed) {
             return Outcome::Failed("the proxy is shutting down".to_owned());
         }
@@ -251,7 +250,7 @@ impl Proxy {
             BindMode::AsPlanned => (key.address, key.port),
             BindMode::Ephemeral => (Some(Ipv4Addr::LOCALHOST.into()), 0),
         };
-        match listen::bind(address, number, self.workers.len()) {
+        match listen::bind(address, number, key.transport, self.workers.len()) {
             Ok(new) => Outcome::New(new),
             Err(error) => Outcome::Failed(error.to_string()),
         }
@@ -307,7 +306,7 @@ impl Proxy {
         self.workers.iter().for_each(|worker| worker.send(Command::Announce));
         let mut closing = false;
         loop {
-            let open = self.shared.loads.total();
+            let open = self.shared.loads.open();
             let (phase, left) = drain::phase(times, begun.elapsed(), open);
             match phase {
                 Phase::Announced => self.shared.loads.wait(open, left),

@@ -12,10 +12,13 @@
 //! A connection chooses its backend once and keeps it, whatever becomes of the plan, until its listener goes
 //! (it drains) or leave to go to the backend is taken back ([`ForwardRule::revokes`]).
 
+mod datagrams;
 mod hello;
 mod relay;
 mod table;
+mod udp;
 
 pub(crate) use hello::{NoHello, read as read_hello};
 pub(crate) use relay::{Live, Way, relay};
 pub use table::{ForwardListener, ForwardRule, ForwardTable};
+pub(crate) use udp::serve as serve_datagrams;

@@ -113,12 +113,14 @@ fn whole(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
     let each = workers.iter().enumerate();
     let each = each.map(|(n, w)| (vec![("worker", n.to_string())], w.connections.get()));
     gauges(encoder, "connections", "Open connections of clients", each)?;
-    let totals: [(&str, &str, CountOf); 7] = [
+    gauge(encoder, "udp_sessions", "Open sessions of UDP clients", level(|w| w.udp_sessions.get()))?;
+    let totals: [(&str, &str, CountOf); 8] = [
         ("connections_accepted", "Accepted connections of clients", |w| w.accepted.get()),
         ("connections_refused", "Connections closed at once because there were too many", |w| {
             w.refused.get()
         }),
         ("connections_cut", "Connections cut at the end of a drain", |w| w.cut.get()),
+        ("datagrams_dropped", "Datagrams that were not passed on", |w| w.datagrams_dropped.get()),
         ("accept_errors", "Connections that could not be accepted", |w| w.accept_errors.get()),
         ("panics", "Panics that were contained", |w| w.panics.get()),
         ("access_log_dropped", "Records that the access log could not take", |w| w.log_dropped.get()),

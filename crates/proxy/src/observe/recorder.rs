@@ -41,6 +41,10 @@ pub struct Counts {
     pub accepted: Counter,
     /// Clients' connections that were closed at once because there were too many.
     pub refused: Counter,
+    /// Sessions of UDP clients that are open.
+    pub udp_sessions: Gauge,
+    /// Datagrams that were not passed on.
+    pub datagrams_dropped: Counter,
     /// `accept` failed (no descriptors left, …).
     pub accept_errors: Counter,
     /// Exchanges that were cut at the end of a drain.
@@ -110,6 +114,8 @@ impl Default for Counts {
             connections: Gauge::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            udp_sessions: Gauge::default(),
+            datagrams_dropped: Counter::default(),
             accept_errors: Counter::default(),
             cut: Counter::default(),
             incomplete: Counter::default(),

@@ -18,6 +18,7 @@ mod pool;
 mod resolve;
 mod weights;
 
+pub(crate) use backend::now_ms;
 pub use backend::{Backend, Departures, Endpoint, EndpointId, EndpointSet, InFlight, Retrying};
 pub use backends::{BackendMap, Backends};
 pub(crate) use connect::reset;

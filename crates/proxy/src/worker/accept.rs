@@ -1,16 +1,17 @@
 //! Taking connections from a port's socket.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::port::Accepting;
+use super::port::{Accepting, PortState};
 use super::run::Handed;
 use super::{Worker, connection};
+use crate::l4;
 use crate::snapshot::PortKey;
 
 /// How long to wait when there are no descriptors or no memory for a connection; doubled each time.
@@ -21,6 +22,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) fn begin(worker: &Rc<Worker>, key: PortKey, listener: TcpListener) -> Accepting {
     let stop = Rc::new(Notify::new());
     let task = tokio::task::spawn_local(accept(worker.clone(), key, listener, stop.clone()));
+    Accepting { stop, task }
+}
+
+/// Begins to take datagrams from a socket.
+pub(super) fn begin_datagrams(worker: &Rc<Worker>, port: &Rc<PortState>, socket: UdpSocket) -> Accepting {
+    let stop = Rc::new(Notify::new());
+    let (worker, port, stopped) = (worker.clone(), port.clone(), stop.clone());
+    let task = tokio::task::spawn_local(async move {
+        let drain = port.drain.clone();
+        l4::serve_datagrams(worker, port.key, socket, drain, port.cut(), &stopped).await;
+    });
     Accepting { stop, task }
 }
 

@@ -18,7 +18,11 @@ pub(crate) struct Loads {
 /// On a cache line of its own: each worker writes its own at every connection.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Load(AtomicUsize);
+struct Load {
+    connections: AtomicUsize,
+    /// Sessions of UDP clients. They are where the kernel puts them, so they do not count in what is spread.
+    sessions: AtomicUsize,
+}
 
 impl Loads {
     pub(crate) fn new(workers: usize) -> Self {
@@ -32,14 +36,24 @@ impl Loads {
 
     /// All open connections.
     pub(crate) fn total(&self) -> usize {
-        self.workers.iter().map(|load| load.0.load(Ordering::SeqCst)).sum()
+        self.workers.iter().map(|load| load.connections.load(Ordering::SeqCst)).sum()
+    }
+
+    /// All sessions of UDP clients.
+    pub(crate) fn sessions(&self) -> usize {
+        self.workers.iter().map(|load| load.sessions.load(Ordering::SeqCst)).sum()
+    }
+
+    /// All that is open.
+    pub(crate) fn open(&self) -> usize {
+        self.total() + self.sessions()
     }
 
     /// Which worker is to take a connection that worker `own` has accepted: itself, unless it has notably
     /// more than the one with the fewest. A hand-over costs a few microseconds and is not worth it for one
     /// connection more or less among many.
     pub(crate) fn place(&self, own: usize) -> usize {
-        let of = |worker: usize| self.workers[worker].0.load(Ordering::Relaxed);
+        let of = |worker: usize| self.workers[worker].connections.load(Ordering::Relaxed);
         let mine = of(own);
         match (0..self.workers.len()).map(|worker| (of(worker), worker)).min() {
             Some((least, worker)) if mine > least + 1 + least / 8 => worker,
@@ -49,23 +63,38 @@ impl Loads {
 
     /// Counts a connection for a worker.
     pub(crate) fn add(&self, worker: usize) {
-        self.workers[worker].0.fetch_add(1, Ordering::Relaxed);
+        self.workers[worker].connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a session for a worker.
+    pub(crate) fn add_session(&self, worker: usize) {
+        self.workers[worker].sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session of a worker has ended.
+    pub(crate) fn remove_session(&self, worker: usize) {
+        self.workers[worker].sessions.fetch_sub(1, Ordering::SeqCst);
+        self.tell();
     }
 
     /// A connection of a worker has ended.
     pub(crate) fn remove(&self, worker: usize) {
-        self.workers[worker].0.fetch_sub(1, Ordering::SeqCst);
+        self.workers[worker].connections.fetch_sub(1, Ordering::SeqCst);
+        self.tell();
+    }
+
+    fn tell(&self) {
         if self.awaited.load(Ordering::SeqCst) {
             drop(self.lock.lock());
             self.ended.notify_all();
         }
     }
 
-    /// Waits until the number of open connections is no longer `seen`, but not longer than that.
+    /// Waits until the number of all that is open is no longer `seen`, but not longer than that.
     pub(crate) fn wait(&self, seen: usize, at_most: Duration) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.awaited.store(true, Ordering::SeqCst);
-        if self.total() == seen {
+        if self.open() == seen {
             // Whatever ended the wait, the caller looks again.
             drop(self.ended.wait_timeout(guard, at_most));
         }
@@ -82,7 +111,8 @@ mod tests {
         for _ in 0..64 {
             loads.add(loads.place(0));
         }
-        let counts: Vec<usize> = loads.workers.iter().map(|l| l.0.load(Ordering::Relaxed)).collect();
+        let counts: Vec<usize> =
+            loads.workers.iter().map(|l| l.connections.load(Ordering::Relaxed)).collect();
         assert!(counts.iter().all(|n| *n <= 38), "{counts:?}");
         assert_eq!(loads.total(), 64);
     }

@@ -106,6 +106,21 @@ impl Worker {
         Service::new(self.clone(), self.gateway.clone(), port)
     }
 
+    /// Whether the proxy may hold one more session of a UDP client.
+    pub(crate) fn has_room_for_session(&self) -> bool {
+        self.crew.loads.sessions() < self.limits.udp_sessions
+    }
+
+    /// A session of a UDP client begins.
+    pub(crate) fn begin_session(&self) {
+        self.crew.loads.add_session(self.index);
+    }
+
+    /// A session of a UDP client has ended.
+    pub(crate) fn end_session(&self) {
+        self.crew.loads.remove_session(self.index);
+    }
+
     /// Whether the proxy is going away: connections are closed after the response that is under way.
     pub fn draining(&self) -> bool {
         self.draining.get()

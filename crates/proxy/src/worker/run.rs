@@ -1,6 +1,6 @@
 //! A worker's thread: takes commands from the proxy and connections from other workers.
 
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender as Ack;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::port::PortState;
 use super::{Loads, Worker, accept};
+use crate::listen::BoundSocket;
 use crate::observe::Recorder;
 use crate::options::Options;
 use crate::snapshot::{PortKey, Snapshot, Speaks};
@@ -27,7 +28,7 @@ pub(crate) enum Command {
     /// Serve with this snapshot. Ports that it does not have drain until the deadline.
     Swap(Arc<Snapshot>, Instant, Ack<()>),
     /// Accept on these new sockets, of ports that the snapshot has.
-    Listen(Vec<(PortKey, StdListener)>, Ack<()>),
+    Listen(Vec<(PortKey, BoundSocket)>, Ack<()>),
     /// The proxy will go away: connections are closed after their next answer. Still accepts.
     Announce,
     /// The proxy goes away: stop accepting; connections are closed now or after their exchange, and cut at
@@ -172,9 +173,15 @@ impl Worker {
             }
             Command::Listen(sockets, _ack) => {
                 for (key, socket) in sockets {
-                    match TcpListener::from_std(socket) {
-                        Ok(listener) => self.port(key).set_accepting(accept::begin(self, key, listener)),
-                        Err(error) => tracing::error!(%error, port = key.port, "cannot listen"),
+                    let port = self.port(key);
+                    match socket {
+                        BoundSocket::Tcp(socket) => match TcpListener::from_std(socket) {
+                            Ok(listener) => port.set_accepting(accept::begin(self, key, listener)),
+                            Err(error) => tracing::error!(%error, port = key.port, "cannot listen"),
+                        },
+                        BoundSocket::Udp(socket) => {
+                            port.set_accepting(accept::begin_datagrams(self, &port, socket));
+                        }
                     }
                 }
             }
@@ -185,7 +192,8 @@ impl Worker {
             Command::Drain(deadline, _ack) => {
                 self.draining.set(true);
                 let ports: Vec<_> = self.ports.borrow().values().cloned().collect();
-                for port in &ports {
+                // Sessions of UDP clients go on through the socket that they came by; it takes no new ones.
+                for port in ports.iter().filter(|port| port.speaks != Speaks::Udp) {
                     port.stop_accepting().await;
                 }
                 while let Ok(connection) = handed.try_recv() {
