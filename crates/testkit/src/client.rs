@@ -201,7 +201,11 @@ async fn tcp(address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn tls(
+/// Connects with TLS, for bytes of any kind; with an ALPN protocol unless it is empty.
+///
+/// # Errors
+/// When nobody listens or the handshake fails.
+pub async fn tls(
     address: SocketAddr,
     name: &str,
     roots: &Arc<RootCertStore>,
@@ -212,7 +216,9 @@ async fn tls(
         .with_safe_default_protocol_versions()?
         .with_root_certificates(Arc::clone(roots))
         .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
+    if !alpn.is_empty() {
+        config.alpn_protocols = vec![alpn.to_vec()];
+    }
     let name = ServerName::try_from(name.to_owned())?;
     let connector = TlsConnector::from(Arc::new(config));
     Ok(soon("the TLS handshake", connector.connect(name, tcp(address).await?)).await??)

@@ -12,6 +12,7 @@ pub mod client;
 pub mod gateway;
 pub mod load;
 pub mod origin;
+pub mod raw;
 pub mod wire;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use client::{Client, Http2};
 pub use gateway::Gateway;
 pub use load::{Load, Target};
 pub use origin::{Answer, H2Origin, Origin};
+pub use raw::{RawOrigin, UdpOrigin};
 pub use wire::Message;
 
 /// The longest that anything in a test is waited for: long for a loaded machine, short for a person.

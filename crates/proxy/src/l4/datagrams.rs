@@ -9,6 +9,7 @@ use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -74,29 +75,28 @@ impl Datagrams {
         })
     }
 
-    /// Sends a datagram back, from the address to which the client has sent its own.
+    /// Sends a datagram back, from the address to which the client has sent its own. Past the runtime, which
+    /// would have to learn first that there is room: datagrams do not wait for any.
     pub(crate) fn try_send(&self, bytes: &[u8], flow: Flow) -> io::Result<()> {
         let Some(local) = flow.local else {
-            return self.socket.try_send_to(bytes, flow.client).map(drop);
+            return SockRef::from(&self.socket).send_to(bytes, &flow.client.into()).map(drop);
         };
-        self.socket.try_io(Interest::WRITABLE, || {
-            let slices = [IoSlice::new(bytes)];
-            let fd = self.socket.as_fd().as_raw_fd();
-            let to = SockaddrStorage::from(flow.client);
-            let send = |message| sendmsg(fd, &slices, &[message], MsgFlags::empty(), Some(&to));
-            match local {
-                IpAddr::V4(ip) => send(ControlMessage::Ipv4PacketInfo(&in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
-                    ipi_addr: in_addr { s_addr: 0 },
-                })),
-                IpAddr::V6(ip) => send(ControlMessage::Ipv6PacketInfo(&in6_pktinfo {
-                    ipi6_addr: in6_addr { s6_addr: ip.octets() },
-                    ipi6_ifindex: 0,
-                })),
-            }?;
-            Ok(())
-        })
+        let slices = [IoSlice::new(bytes)];
+        let fd = self.socket.as_fd().as_raw_fd();
+        let to = SockaddrStorage::from(flow.client);
+        let send = |message| sendmsg(fd, &slices, &[message], MsgFlags::empty(), Some(&to));
+        match local {
+            IpAddr::V4(ip) => send(ControlMessage::Ipv4PacketInfo(&in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
+                ipi_addr: in_addr { s_addr: 0 },
+            })),
+            IpAddr::V6(ip) => send(ControlMessage::Ipv6PacketInfo(&in6_pktinfo {
+                ipi6_addr: in6_addr { s6_addr: ip.octets() },
+                ipi6_ifindex: 0,
+            })),
+        }?;
+        Ok(())
     }
 }
 

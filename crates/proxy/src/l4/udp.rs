@@ -15,6 +15,7 @@ use foldhash::fast::RandomState;
 use portway_plan::HostPattern;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -180,7 +181,8 @@ impl UdpPort {
             self.drop_one();
             return None;
         };
-        match upstream.socket.try_send(bytes) {
+        // Past the runtime, which would have to learn first that there is room: datagrams do not wait for any.
+        match SockRef::from(&upstream.socket).send(bytes) {
             Ok(_) => session.record.borrow_mut().moved_more(0, bytes.len() as u64),
             Err(error) if is_refusal(&error) => {
                 let endpoint = upstream.in_flight.endpoint();

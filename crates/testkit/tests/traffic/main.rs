@@ -6,6 +6,8 @@ mod auth_grpc;
 mod change;
 mod filters;
 mod grpc;
+mod l4;
+mod l4_udp;
 mod matching;
 mod messages;
 mod pre_routing;
