@@ -73,6 +73,7 @@ struct Running {
     ends: [oneshot::Sender<()>; 3],
     lease: JoinHandle<()>,
     pusher: JoinHandle<()>,
+    rounds: std::thread::JoinHandle<()>,
 }
 
 /// What tells how the controller is.
@@ -158,11 +159,17 @@ impl Controller {
         let source = Source::start(&client, &outages, runtime);
         let rounds = Rounds::new(source, settings, Arc::clone(&shared));
         let handle = runtime.clone();
-        std::thread::Builder::new()
+        let rounds = std::thread::Builder::new()
             .name("portway-rounds".to_owned())
             .spawn(move || handle.block_on(rounds.run(ended)))?;
-        let running = Running { ends: [end_lease, end_push, end_rounds], lease, pusher };
+        let running = Running { ends: [end_lease, end_push, end_rounds], lease, pusher, rounds };
         Ok(Self { shared, running: Mutex::new(Some(running)) })
+    }
+
+    /// Whether it goes on: false once a part has ended without which it is of no use.
+    pub fn is_alive(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_none_or(|running| !running.rounds.is_finished() && !running.pusher.is_finished())
     }
 
     /// What keeps it from being ready: watches that have not told yet what there is, or that no proxy can connect.

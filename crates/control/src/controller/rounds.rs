@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Settings, Shared};
-use crate::fleet;
+use crate::fleet::{self, Report};
 use crate::source::{Batch, Served, Source};
 use crate::status::{Proxies, Round};
 
@@ -32,6 +32,9 @@ pub(super) struct Rounds {
     resources: Resources,
     crds: Option<Crds>,
     served: Arc<Served>,
+    report: Report,
+    /// Whether all is known that the translation asked for.
+    settled: bool,
     /// Objects that came since the last round that was told of.
     touched: BTreeSet<ObjectKey>,
     /// The plans that proxies get, and their revisions.
@@ -43,7 +46,7 @@ pub(super) struct Rounds {
 
 /// Why there is a round.
 enum News {
-    Batch(Batch),
+    Batch(Box<Batch>),
     /// Proxies of these Gateways have said something.
     Proxies(BTreeSet<GatewayName>),
     /// Addresses, faults or pods of fleets have changed.
@@ -64,6 +67,8 @@ impl Rounds {
             resources: Resources::default(),
             crds: None,
             served: Arc::default(),
+            report: Report::default(),
+            settled: false,
             touched: BTreeSet::new(),
             published: BTreeMap::new(),
             proxies: Arc::default(),
@@ -79,16 +84,12 @@ impl Rounds {
         loop {
             match self.news(&mut end).await {
                 News::Batch(batch) => {
-                    let changes = self.take(batch);
+                    let changes = self.take(*batch);
                     self.translate(&changes);
                 }
                 News::Due => self.translate(&Changes::default()),
                 News::Proxies(gateways) => self.listen(&gateways),
-                News::Fleets => {
-                    self.translate(&Changes::default());
-                    self.look_at_proxies(self.published.keys().cloned().collect::<Vec<_>>());
-                    self.tell();
-                }
+                News::Fleets => self.follow_fleets(),
                 News::End => return,
             }
         }
@@ -116,6 +117,7 @@ impl Rounds {
                 () = self.shared.fleets.changed() => {}
             }
         }
+        self.report = self.shared.fleets.report();
         self.translate(&Changes::default());
         true
     }
@@ -123,7 +125,7 @@ impl Rounds {
     async fn news(&mut self, end: &mut oneshot::Receiver<()>) -> News {
         tokio::select! {
             _ = end => News::End,
-            batch = self.source.next() => batch.map_or(News::End, News::Batch),
+            batch = self.source.next() => batch.map_or(News::End, |batch| News::Batch(Box::new(batch))),
             gateways = self.shared.server.changed() => News::Proxies(gateways),
             () = self.shared.fleets.changed() => News::Fleets,
             () = tokio::time::sleep_until(self.due) => News::Due,
@@ -142,7 +144,7 @@ impl Rounds {
         let now = OffsetDateTime::now_utc().truncate_to_second();
         Options {
             controller_name: self.settings.controller_name.clone(),
-            layout: Layout::PerGateway(self.shared.fleets.report().fleets),
+            layout: Layout::PerGateway(self.report.fleets.clone()),
             crds: self.crds.clone(),
             ..Options::new(Time(now))
         }
@@ -155,9 +157,24 @@ impl Rounds {
         self.shared.metrics.round(began.elapsed(), &self.resources);
         self.due = due(self.translation.expires);
         // What refers to something that is still being looked up would be told that it does not exist. When it has
-        // been, there is another round.
-        if self.source.want(&self.translation.wanted) {
+        // been, there is another round; until then, what was published and said before stays.
+        self.settled = self.source.want(&self.translation.wanted);
+        if self.settled {
             self.publish();
+            self.tell();
+        }
+    }
+
+    /// Takes over what the fleets have come to.
+    fn follow_fleets(&mut self) {
+        let before = std::mem::replace(&mut self.report, self.shared.fleets.report());
+        let other_pods = before.pods != self.report.pods;
+        if other_pods {
+            self.look_at_proxies(self.published.keys().cloned().collect::<Vec<_>>());
+        }
+        if before.fleets != self.report.fleets {
+            self.translate(&Changes::default());
+        } else if other_pods {
             self.tell();
         }
     }
@@ -197,19 +214,21 @@ impl Rounds {
 
     /// Notes what is known of the proxies of these Gateways, and forgets those of Gateways that are gone.
     fn look_at_proxies(&mut self, gateways: impl IntoIterator<Item = ObjectKey>) {
-        let pods = self.shared.fleets.report().pods;
         let proxies = Arc::make_mut(&mut self.proxies);
         proxies.retain(|key, _| self.published.contains_key(key));
         for key in gateways {
             let Some((_, revision)) = self.published.get(&key) else { continue };
             let state = self.shared.server.state(&name(&key)).unwrap_or_default();
-            let live = live(pods.get(&key).map_or(&BTreeMap::new(), |pods| pods));
+            let live = live(self.report.pods.get(&key).map_or(&BTreeMap::new(), |pods| pods));
             proxies.insert(key, Proxies::new(*revision, live, &state));
         }
     }
 
     /// Has the statuses written.
     fn tell(&mut self) {
+        if !self.settled {
+            return;
+        }
         let round = Round {
             resources: self.resources.clone(),
             statuses: self.translation.statuses.clone(),

@@ -66,7 +66,8 @@ fn answer(request: &Request<Incoming>, controller: &Controller) -> Response<Full
         return page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
     }
     match request.uri().path() {
-        "/livez" => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/livez" if controller.is_alive() => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/livez" => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the controller has ended\n".to_owned()),
         "/readyz" => match controller.obstacle() {
             None => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
             Some(obstacle) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{obstacle}\n")),
