@@ -27,6 +27,9 @@ pub const CONNECTIONS: usize = 4096;
 /// How long a TLS handshake may take.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 
+/// How long after the handshake a connection may be without a valid token.
+pub const PROOF: Duration = Duration::from_secs(10);
+
 /// How long a proxy may take for each message until it has said what it has.
 pub(crate) const GREETING: Duration = Duration::from_secs(10);
 

@@ -118,6 +118,17 @@ impl Client {
         }
     }
 
+    /// The controller has taken the stream: it sends something.
+    fn connected(&self) {
+        let new = self.state.send_if_modified(|state| {
+            state.error = None;
+            !std::mem::replace(&mut state.connected, true)
+        });
+        if new {
+            tracing::info!(controller = %self.options.controller, "connected to the controller");
+        }
+    }
+
     /// Says why a stream ended, once.
     fn tell(&self, ended: &Ended) {
         let error = ended.to_string();

@@ -68,6 +68,7 @@ impl Client {
             tokio::select! {
                 message = inbound.message() => {
                     let part = message?.ok_or(Ended::Closed)?.part;
+                    self.connected();
                     let part = part.ok_or_else(|| Status::invalid_argument("a message without a part"))?;
                     let Some(outcome) = self.part(part, &mut staged, &mut served).await else { continue };
                     bind_at = again(served.as_ref());
@@ -193,10 +194,8 @@ impl Client {
         let outcome = applied.map_err(|reason| Rejected { reason, kept: true })?;
         self.unsaved = Some(Arc::clone(&plan));
         self.state.send_modify(|state| {
-            state.connected = true;
             state.revision = revision;
             state.from_disk = false;
-            state.error = None;
         });
         *served = Some(Served { revision, plan, outcome: outcome.clone() });
         Ok(outcome)

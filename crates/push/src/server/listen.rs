@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt as _;
@@ -73,8 +74,13 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
             // Where it fails, the larger frames of the stream wait for nothing but a little longer.
             let _ = stream.set_nodelay(true);
             match timeout(limits::HANDSHAKE, acceptor.accept(stream)).await {
-                // An error is that the server has ended.
-                Ok(Ok(stream)) => drop(sender.send(Connection { stream, _place: place }).await),
+                Ok(Ok(stream)) => {
+                    let deadline = Box::pin(sleep(limits::PROOF));
+                    let connection =
+                        Connection { stream, proven: Proven::default(), deadline, _place: place };
+                    // An error is that the server has ended.
+                    drop(sender.send(connection).await);
+                }
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake has failed"),
                 Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
             }
@@ -82,16 +88,30 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
     }
 }
 
-/// A connection, which takes one of the places as long as it lasts.
+/// A connection, which takes one of the places as long as it lasts. It ends if nobody proves in time who it is.
 struct Connection {
     stream: TlsStream<TcpStream>,
+    proven: Proven,
+    deadline: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ();
+/// Whether a valid token was shown on a connection.
+#[derive(Clone, Default)]
+pub(super) struct Proven(Arc<AtomicBool>);
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+impl Proven {
+    pub(super) fn prove(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Proven;
+
+    fn connect_info(&self) -> Proven {
+        self.proven.clone()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -100,6 +120,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.proven.0.load(Ordering::Relaxed) && self.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

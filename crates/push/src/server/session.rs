@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
+use super::listen::Proven;
 use super::revision::{Base, Revision};
 use super::{Connected, Gateway, Rejection, Replica, Shared, Update, lock};
 use crate::auth::{GatewayName, Identity, Pod, Refusal};
@@ -71,6 +72,9 @@ pub(super) async fn open(
         Err(Refusal::Invalid(reason)) => return Err(shared.unauthenticated(&reason)),
         Err(refusal @ Refusal::Unavailable(_)) => return Err(Status::unavailable(refusal.to_string())),
     };
+    if let Some(proven) = request.extensions().get::<Proven>() {
+        proven.prove();
+    }
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let ended = match Session::begin(

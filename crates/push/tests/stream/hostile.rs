@@ -96,3 +96,19 @@ async fn messages_that_make_no_sense_get_a_status() {
     assert_eq!(call(&controller, "token", b"").await, invalid);
     serves(&controller).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_nobody_says_who_it_is_ends() {
+    let controller = Controller::start().await;
+    let (mut client, connection) = h2::client::handshake(tls(&controller).await).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let request = http::Request::post("http://push.example/portway.push.v1.Push/Stream")
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (response, _body) = client.send_request(request, false).unwrap();
+    assert_eq!(soon(response).await.unwrap().headers()["grpc-status"], "16");
+    // The pings of the server are answered all the time.
+    let _ = soon(ended).await.unwrap();
+    serves(&controller).await;
+}
