@@ -53,6 +53,8 @@ pub enum FaultKind {
     NoEndpoints,
     /// No connection to the backend: 503.
     Connect,
+    /// TLS to the backend failed: one side does not trust the other, or nothing says whom to trust: 502.
+    UpstreamTls,
     /// The backend closed or reset the connection before its response's head: 502.
     UpstreamClosed,
     /// The backend's message breaks the protocol: 502.
@@ -74,7 +76,7 @@ pub struct Fault {
 
 impl FaultKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::TargetTooLong,
         Self::HeadersTooLarge,
@@ -92,6 +94,7 @@ impl FaultKind {
         Self::Overloaded,
         Self::NoEndpoints,
         Self::Connect,
+        Self::UpstreamTls,
         Self::UpstreamClosed,
         Self::UpstreamProtocol,
         Self::UpstreamTimeout,
@@ -121,6 +124,7 @@ impl FaultKind {
             K::Overloaded => (Side::Gateway, S::SERVICE_UNAVAILABLE, "overloaded"),
             K::NoEndpoints => (Side::Upstream, S::SERVICE_UNAVAILABLE, "no_endpoints"),
             K::Connect => (Side::Upstream, S::SERVICE_UNAVAILABLE, "connect"),
+            K::UpstreamTls => (Side::Upstream, S::BAD_GATEWAY, "upstream_tls"),
             K::UpstreamClosed => (Side::Upstream, S::BAD_GATEWAY, "upstream_closed"),
             K::UpstreamProtocol => (Side::Upstream, S::BAD_GATEWAY, "upstream_protocol"),
             K::UpstreamTimeout => (Side::Upstream, S::GATEWAY_TIMEOUT, "upstream_timeout"),

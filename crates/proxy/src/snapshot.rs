@@ -1,17 +1,17 @@
 //! A plan, compiled: what requests are served with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portway_plan::{ListenerProtocol, Plan, Port, Transport};
+use portway_plan::{ListenerProtocol, Plan, Port, Transport, TrustKey};
 
 use crate::http::route::PortTable;
 use crate::l4::ForwardTable;
 use crate::observe::Metrics;
 use crate::proxy::FailedListener;
-use crate::tls::{Certificates, TlsContext, TlsTable};
-use crate::upstream::{BackendMap, Backends};
+use crate::tls::{AnchorStore, Certificates, TlsContext, TlsTable};
+use crate::upstream::{BackendMap, Backends, Connectors, Ingredients};
 
 /// A plan and everything compiled from it. Shared by all workers; a request keeps the one it began with.
 #[derive(Default)]
@@ -114,13 +114,14 @@ impl Snapshot {
 /// Compiles plans, each with what has not changed since the one before.
 pub(crate) struct Compiler {
     tls: TlsContext,
+    anchors: AnchorStore,
     metrics: Arc<Metrics>,
     backends: Backends,
 }
 
 impl Compiler {
     pub(crate) fn new(tls: TlsContext, metrics: Arc<Metrics>, backends: Backends) -> Self {
-        Self { tls, metrics, backends }
+        Self { tls, anchors: AnchorStore::default(), metrics, backends }
     }
 
     /// Compiles a plan. What cannot serve is named; the rest does.
@@ -132,12 +133,16 @@ impl Compiler {
         let mut failed = Vec::new();
         let certificates = Certificates::load(&self.tls, &plan, &previous.certificates);
         let backends = self.backends.sync(&plan);
+        self.secure(&plan, &certificates, &backends);
         let mut ports = BTreeMap::new();
         for planned in &plan.ports {
             let key = PortKey::from(&**planned);
             let old = previous.ports.get(&key);
             let old_tls = old.and_then(|p| p.tls.as_deref());
-            let tls = TlsTable::build(&self.tls, planned, &certificates, old_tls, &mut failed);
+            let tls = {
+                let trusted = |keys: &[TrustKey]| self.anchors.of(&plan, keys);
+                TlsTable::build(&self.tls, planned, &certificates, trusted, old_tls, &mut failed)
+            };
             let old_table = old.map(|p| &*p.table);
             let table = Arc::new(PortTable::compile(planned, old_table, &backends, &self.metrics));
             let old_forwards = old.map(|p| &*p.forwards);
@@ -145,6 +150,26 @@ impl Compiler {
             let speaks = Speaks::of(planned);
             ports.insert(key, CompiledPort { table, tls: tls.map(Arc::new), forwards, speaks });
         }
+        self.anchors.prune();
         (Snapshot { revision: previous.revision + 1, plan, backends, ports, certificates }, failed)
+    }
+
+    /// Prepares TLS towards the backends that are reached by it.
+    fn secure(&mut self, plan: &Plan, certificates: &Certificates, backends: &BackendMap) {
+        let listeners = plan.ports.iter().flat_map(|port| &port.listeners);
+        let shown: BTreeSet<_> =
+            listeners.filter_map(|listener| listener.client_certificate.clone()).collect();
+        let mut with = Ingredients {
+            plan,
+            provider: &self.tls.provider,
+            certificates,
+            anchors: &mut self.anchors,
+            identities: &shown.into_iter().collect::<Vec<_>>(),
+        };
+        for (key, planned) in &plan.backends {
+            let Some(backend) = backends.get(key) else { continue };
+            backend
+                .update_tls(|before| planned.tls.as_ref().map(|tls| Connectors::new(tls, before, &mut with)));
+        }
     }
 }

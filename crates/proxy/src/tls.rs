@@ -1,14 +1,20 @@
 //! TLS: which listener a client gets, and how a handshake goes where it ends here.
 
+mod anchors;
+mod clients;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use portway_plan::{Certificate, CertificateKey, HostPattern, ListenerProtocol, Plan, Port};
+use portway_plan::{Certificate, CertificateKey, HostPattern, ListenerProtocol, Plan, Port, TrustKey};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncWriteExt;
@@ -16,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub(crate) use self::anchors::{AnchorStore, Anchors};
 use crate::http::Counted;
 use crate::observe::Handshake;
 use crate::prefixed::Prefixed;
@@ -23,7 +30,7 @@ use crate::proxy::FailedListener;
 
 /// What all TLS of a proxy shares, for as long as it runs.
 pub(crate) struct TlsContext {
-    provider: Arc<CryptoProvider>,
+    pub(crate) provider: Arc<CryptoProvider>,
     /// One set of keys for all listeners and workers, so that a client resumes wherever it lands. rustls
     /// makes new keys every six hours and checks that a ticket is used for the name it was made for.
     ticketer: Arc<dyn ProducesTickets>,
@@ -55,6 +62,7 @@ struct TlsListener {
     hostname: HostPattern,
     carries: Carries,
     certificates: Vec<Arc<ServerCertificate>>,
+    clients: Option<Clients>,
     /// `None` when none of its certificates can be used.
     config: Option<Arc<ServerConfig>>,
 }
@@ -78,6 +86,24 @@ pub(crate) enum Way<'a> {
     Through(&'a HostPattern),
     /// No listener is for that name.
     Nowhere,
+}
+
+/// Whom a listener lets in.
+#[derive(Clone)]
+struct Clients {
+    anchors: Result<Arc<Anchors>, String>,
+    optional: bool,
+}
+
+impl PartialEq for Clients {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.anchors, &other.anchors) {
+            (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
+            (Err(a), Err(b)) => a == b,
+            _ => false,
+        };
+        same && self.optional == other.optional
+    }
 }
 
 /// Chooses among the certificates of one listener.
@@ -112,15 +138,27 @@ impl TlsContext {
         &self,
         certificates: &[Arc<ServerCertificate>],
         carries: Carries,
-    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        clients: Option<&Clients>,
+    ) -> Result<Arc<ServerConfig>, String> {
+        let error = |error: rustls::Error| error.to_string();
+        let (verifier, ticketer): (Arc<dyn ClientCertVerifier>, _) = match clients {
+            None => (Arc::new(NoClientAuth), self.ticketer.clone()),
+            Some(Clients { anchors, optional }) => (
+                clients::verifier(anchors.as_ref()?, *optional, &self.provider)?,
+                // A ticket stands for the certificate that was shown when it was made: it opens no other
+                // listener, nor this one under another rule.
+                rustls::crypto::aws_lc_rs::Ticketer::new().map_err(error)?,
+            ),
+        };
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_safe_default_protocol_versions()
+            .map_err(error)?
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(Chooser(certificates.to_vec())));
         if carries == Carries::Http {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        config.ticketer = self.ticketer.clone();
+        config.ticketer = ticketer;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // RFC 8446 section 8: early data can be replayed.
         config.max_early_data_size = 0;
@@ -141,7 +179,15 @@ impl Certificates {
         Self(plan.certificates.iter().map(load).collect())
     }
 
-    fn get(&self, name: &CertificateKey) -> Result<Arc<ServerCertificate>, String> {
+    /// A certificate to show, with its key.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(crate) fn get(&self, name: &CertificateKey) -> Result<Arc<CertifiedKey>, String> {
+        self.server(name).map(|certificate| certificate.key.clone())
+    }
+
+    fn server(&self, name: &CertificateKey) -> Result<Arc<ServerCertificate>, String> {
         match self.0.get(name) {
             Some(loaded) => loaded.key.clone().map_err(|error| format!("certificate {}: {error}", name.0)),
             None => Err(format!("certificate {} is missing", name.0)),
@@ -155,26 +201,33 @@ impl TlsTable {
         context: &TlsContext,
         port: &Port,
         certificates: &Certificates,
+        mut trusted: impl FnMut(&[TrustKey]) -> Result<Arc<Anchors>, String>,
         previous: Option<&Self>,
         failed: &mut Vec<FailedListener>,
     ) -> Option<Self> {
         let mut listeners: Vec<TlsListener> = Vec::new();
         for listener in &port.listeners {
-            let (carries, names) = match &listener.protocol {
-                ListenerProtocol::Https(termination) => (Carries::Http, &*termination.certificates),
-                ListenerProtocol::Tls(termination) => (Carries::Bytes, &*termination.certificates),
-                ListenerProtocol::TlsPassthrough => (Carries::Unknown, &[][..]),
+            let (carries, termination) = match &listener.protocol {
+                ListenerProtocol::Https(termination) => (Carries::Http, Some(termination)),
+                ListenerProtocol::Tls(termination) => (Carries::Bytes, Some(termination)),
+                ListenerProtocol::TlsPassthrough => (Carries::Unknown, None),
                 ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp => continue,
             };
             let (mut usable, mut errors) = (Vec::new(), Vec::new());
-            for name in names {
-                match certificates.get(name) {
+            for name in termination.iter().flat_map(|termination| &termination.certificates) {
+                match certificates.server(name) {
                     Ok(certificate) => usable.push(certificate),
                     Err(error) => errors.push(error),
                 }
             }
+            let validation = termination.and_then(|termination| termination.client.as_ref());
+            let clients = validation.map(|validation| Clients {
+                anchors: trusted(&validation.trust),
+                optional: validation.optional,
+            });
             let same = |old: &&TlsListener| {
                 old.carries == carries
+                    && old.clients == clients
                     && old.certificates.len() == usable.len()
                     && old.certificates.iter().zip(&usable).all(|(a, b)| Arc::ptr_eq(a, b))
             };
@@ -186,20 +239,24 @@ impl TlsTable {
             let config = match old {
                 Some(old) => old.config.clone(),
                 None if usable.is_empty() => None,
-                None => match context.config(&usable, carries) {
+                None => match context.config(&usable, carries, clients.as_ref()) {
                     Ok(config) => Some(config),
                     Err(error) => {
-                        errors.push(error.to_string());
+                        errors.push(error);
                         None
                     }
                 },
             };
+            if old.is_some() && config.is_none() && !usable.is_empty() {
+                let why = clients.as_ref().and_then(|clients| clients.anchors.as_ref().err());
+                errors.extend(why.cloned());
+            }
             if !errors.is_empty() {
                 let (reason, serves) = (errors.join("; "), config.is_some());
                 failed.push(FailedListener { listener: listener.source.clone(), reason, serves });
             }
             let hostname = listener.hostname.clone();
-            listeners.push(TlsListener { hostname, carries, certificates: usable, config });
+            listeners.push(TlsListener { hostname, carries, certificates: usable, clients, config });
         }
         (!listeners.is_empty()).then_some(Self { listeners })
     }
@@ -346,6 +403,7 @@ fn classify(error: &io::Error) -> Handshake {
     use rustls::Error as E;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<E>()) {
         Some(E::PeerIncompatible(_) | E::General(_) | E::NoApplicationProtocol) => Handshake::Incompatible,
+        Some(E::NoCertificatesPresented | E::InvalidCertificate(_)) => Handshake::Untrusted,
         Some(E::AlertReceived(_)) => Handshake::Alert,
         Some(_) => Handshake::Malformed,
         None => Handshake::Closed,

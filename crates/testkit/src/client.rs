@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::certificates::Certificate;
 use crate::soon;
 use crate::wire::{Message, Reading, Wire};
 
@@ -41,7 +42,20 @@ impl Client {
         name: &str,
         roots: &Arc<RootCertStore>,
     ) -> anyhow::Result<Self> {
-        let stream = tls(address, name, roots, b"http/1.1").await?;
+        Self::connect_as(address, name, roots, None).await
+    }
+
+    /// As [`Client::connect_tls`], and shows a certificate if it is given one and asked for it.
+    ///
+    /// # Errors
+    /// As [`Client::connect_tls`]. What the server thinks of the certificate shows when something is read.
+    pub async fn connect_as(
+        address: SocketAddr,
+        name: &str,
+        roots: &Arc<RootCertStore>,
+        own: Option<&Certificate>,
+    ) -> anyhow::Result<Self> {
+        let stream = tls_as(address, name, roots, own, b"http/1.1").await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
         Ok(Self { wire: Wire::new(stream), certificate })
     }
@@ -211,11 +225,28 @@ pub async fn tls(
     roots: &Arc<RootCertStore>,
     alpn: &[u8],
 ) -> anyhow::Result<TlsStream<TcpStream>> {
+    tls_as(address, name, roots, None, alpn).await
+}
+
+async fn tls_as(
+    address: SocketAddr,
+    name: &str,
+    roots: &Arc<RootCertStore>,
+    own: Option<&Certificate>,
+    alpn: &[u8],
+) -> anyhow::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::clone(roots))
-        .with_no_client_auth();
+        .with_root_certificates(Arc::clone(roots));
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        // Shown whatever authorities the server names.
+        Some(own) => {
+            let (chain, key) = own.pair()?;
+            builder.with_client_auth_cert(chain, key)?
+        }
+    };
     if !alpn.is_empty() {
         config.alpn_protocols = vec![alpn.to_vec()];
     }

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
-use crate::wire::{Message, Reading, Wire};
+use crate::wire::{Io, Message, Reading, Wire};
 
 /// What an [`Origin`] does with a request.
 #[derive(Clone, Debug)]
@@ -56,6 +58,40 @@ struct State {
     /// One permit for each recorded request that nobody has awaited yet.
     arrived: Semaphore,
     connections: AtomicUsize,
+    handshakes: Mutex<Vec<Handshake>>,
+}
+
+impl State {
+    fn note(&self, handshake: Handshake) {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).push(handshake);
+    }
+}
+
+/// What a TLS handshake told an origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// The server name that was asked for.
+    pub server_name: Option<String>,
+    /// The DER of the certificate that the gateway showed.
+    pub certificate: Option<Vec<u8>>,
+    /// What was agreed on (ALPN).
+    pub protocol: Option<Vec<u8>>,
+    /// An earlier session was resumed.
+    pub resumed: bool,
+}
+
+impl Handshake {
+    fn of(connection: &ServerConnection) -> Self {
+        Self {
+            server_name: connection.server_name().map(str::to_owned),
+            certificate: connection
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|der| der.to_vec()),
+            protocol: connection.alpn_protocol().map(<[u8]>::to_vec),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
 }
 
 impl Origin {
@@ -64,23 +100,43 @@ impl Origin {
     /// # Errors
     /// When no port is free.
     pub async fn new(behaviour: impl Fn(&Message) -> Answer + Send + Sync + 'static) -> anyhow::Result<Self> {
+        Self::start(None, Arc::new(behaviour)).await
+    }
+
+    /// Speaks TLS, and answers each request as `behaviour` says.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn over_tls(
+        config: &Arc<ServerConfig>,
+        behaviour: impl Fn(&Message) -> Answer + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        Self::start(Some(Arc::clone(config).into()), Arc::new(behaviour)).await
+    }
+
+    async fn start(tls: Option<TlsAcceptor>, behaviour: Arc<Behaviour>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             requests: Mutex::default(),
             arrived: Semaphore::new(0),
             connections: AtomicUsize::new(0),
+            handshakes: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        let (shared, behaviour): (_, Arc<Behaviour>) = (Arc::clone(&state), Arc::new(behaviour));
+        let shared = Arc::clone(&state);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
-                let (state, behaviour) = (Arc::clone(&shared), Arc::clone(&behaviour));
+                let (state, behaviour, tls) = (Arc::clone(&shared), Arc::clone(&behaviour), tls.clone());
                 // How a connection ends is seen by the gateway at its other end, and by the test through it.
                 connections.spawn(async move {
-                    let _ = converse(stream, &state, &*behaviour).await;
+                    let _ = stream.set_nodelay(true);
+                    let Some(tls) = tls else { return converse(stream, &state, &*behaviour).await };
+                    let stream = tls.accept(stream).await?;
+                    state.note(Handshake::of(stream.get_ref().1));
+                    converse(stream, &state, &*behaviour).await
                 });
             }
         });
@@ -113,6 +169,11 @@ impl Origin {
     pub async fn next(&self) -> anyhow::Result<Message> {
         crate::soon("a request at the origin", self.state.arrived.acquire()).await??.forget();
         self.requests().pop().ok_or_else(|| anyhow::anyhow!("no request was recorded"))
+    }
+
+    /// All TLS handshakes that succeeded so far.
+    pub fn handshakes(&self) -> Vec<Handshake> {
+        self.state.handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many connections it has accepted.
@@ -150,8 +211,7 @@ pub fn service_speaking(namespace: &str, name: &str, endpoints: &[SocketAddr], a
     yaml
 }
 
-async fn converse(stream: TcpStream, state: &State, behaviour: &Behaviour) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
+async fn converse(stream: impl Io + 'static, state: &State, behaviour: &Behaviour) -> anyhow::Result<()> {
     let mut wire = Wire::new(stream);
     loop {
         let Some(message) = wire.idle_message(Reading::Request).await? else { return Ok(()) };
@@ -188,6 +248,18 @@ impl H2Origin {
     /// # Errors
     /// When no port is free.
     pub async fn new() -> anyhow::Result<Self> {
+        Self::start(None).await
+    }
+
+    /// Starts it with TLS.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn over_tls(config: &Arc<ServerConfig>) -> anyhow::Result<Self> {
+        Self::start(Some(Arc::clone(config).into())).await
+    }
+
+    async fn start(tls: Option<TlsAcceptor>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let heads: Arc<Mutex<Vec<_>>> = Arc::default();
@@ -196,17 +268,15 @@ impl H2Origin {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let recorded = Arc::clone(&recorded);
+                let (recorded, tls) = (Arc::clone(&recorded), tls.clone());
                 connections.spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                    let mut streams = JoinSet::new();
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        let (head, body) = request.into_parts();
-                        let head = Request::from_parts(head, ());
-                        recorded.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
-                        streams.spawn(async move {
-                            let _ = send_back(&head, body, respond).await;
-                        });
+                    match tls {
+                        None => serve_http2(stream, recorded).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve_http2(stream, recorded).await;
+                            }
+                        }
                     }
                 });
             }
@@ -227,6 +297,19 @@ impl H2Origin {
     /// YAML of a Service `name` with one port 80 that speaks h2c, and its EndpointSlice.
     pub fn service(&self, namespace: &str, name: &str) -> String {
         service_speaking(namespace, name, &[self.address], Some("kubernetes.io/h2c"))
+    }
+}
+
+async fn serve_http2(stream: impl Io + 'static, recorded: Arc<Mutex<Vec<Request<()>>>>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut streams = JoinSet::new();
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        let (head, body) = request.into_parts();
+        let head = Request::from_parts(head, ());
+        recorded.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
+        streams.spawn(async move {
+            let _ = send_back(&head, body, respond).await;
+        });
     }
 }
 

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::core::{Service, ServicePort};
-use portway_api::gateway::{
-    BackendObjectReference, BackendRef, BackendTLSPolicy, GRPCBackendRef, HTTPBackendRef,
-};
+use portway_api::gateway::{BackendObjectReference, BackendRef, GRPCBackendRef, HTTPBackendRef};
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
     Backend, BackendKey, BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints, HostPattern,
@@ -15,6 +13,7 @@ use portway_plan::{
 };
 use portway_store::Resources;
 
+use crate::backend_tls::{self, Policies};
 use crate::condition::Finding;
 use crate::grants;
 
@@ -112,7 +111,6 @@ impl<'a> Resolver<'a> {
         grants::permit(resources, self.route, grants::Target { group, kind, namespace, name })
             .map_err(|message| ("RefNotPermitted", message))?;
         self.dependencies.insert(Dependency::Service(namespace.into(), name.into()));
-        self.dependencies.insert(Dependency::BackendTls(namespace.into()));
         let Some(number) = reference.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
         else {
             return Err((
@@ -145,7 +143,7 @@ impl<'a> Resolver<'a> {
 
     /// Whether this route can send its traffic to the port.
     fn speakable(
-        &self,
+        &mut self,
         port: &ServicePort,
         transport: Transport,
         namespace: &str,
@@ -182,32 +180,29 @@ impl<'a> Resolver<'a> {
             }
             Some(_) => {}
         }
-        // Plain text to a backend for which someone demands TLS would be worse than no traffic.
-        let policy = self.resources.in_namespace::<BackendTLSPolicy>(namespace).find(|policy| {
-            policy.spec.target_refs.iter().any(|target| {
-                let section = target.section_name.as_deref().filter(|section| !section.is_empty());
-                target.group.is_empty()
-                    && target.kind == "Service"
-                    && target.name == name
-                    && section.is_none_or(|section| port.name.as_deref() == Some(section))
-            })
-        });
-        match policy {
-            Some(policy) => Err(format!(
-                "BackendTLSPolicy {namespace}/{} demands TLS to Service {namespace}/{name}, which this version of \
-                 Portway does not speak to backends",
-                policy.metadata.name
-            )),
-            None => Ok(()),
+        if demands_tls(app) {
+            self.dependencies.insert(Dependency::BackendTls(namespace.into()));
+            if !backend_tls::demanded(self.resources, namespace, name, port) {
+                return Err(format!(
+                    "port {number} of Service {namespace}/{name} has the appProtocol {app:?}, and no BackendTLSPolicy \
+                     says how to speak TLS to it"
+                ));
+            }
         }
+        Ok(())
     }
+}
+
+/// Whether an `appProtocol` is one over TLS.
+fn demands_tls(app: &str) -> bool {
+    app.eq_ignore_ascii_case("https") || app.eq_ignore_ascii_case("kubernetes.io/wss")
 }
 
 /// What an `appProtocol` stands for (GEP-1911, KEP-3726); `None` for what Portway does not speak.
 fn protocol(app: &str) -> Option<BackendProtocol> {
     match app.to_ascii_lowercase().as_str() {
-        "" => Some(BackendProtocol::Unspecified),
-        "http" | "kubernetes.io/ws" => Some(BackendProtocol::Http1),
+        "" | "https" => Some(BackendProtocol::Unspecified),
+        "http" | "kubernetes.io/ws" | "kubernetes.io/wss" => Some(BackendProtocol::Http1),
         "kubernetes.io/h2c" | "grpc" | "http2" => Some(BackendProtocol::H2c),
         _ => None,
     }
@@ -231,9 +226,15 @@ fn port_of<'a>(resources: &'a Resources, key: &BackendKey) -> Option<(&'a Servic
 }
 
 /// How to speak to a backend that a route resolved.
-pub(crate) fn describe(resources: &Resources, key: &BackendKey) -> Backend {
-    let app = port_of(resources, key).and_then(|(_, port)| port.app_protocol.as_deref()).unwrap_or_default();
-    Backend::new(key.clone(), protocol(app).unwrap_or_default())
+pub(crate) fn describe(resources: &Resources, policies: &Policies, key: &BackendKey) -> Backend {
+    let port = port_of(resources, key).map(|(_, port)| port);
+    let app = port.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();
+    let mut backend = Backend::new(key.clone(), protocol(app).unwrap_or_default());
+    if key.transport == Transport::Tcp {
+        let service = (Arc::clone(&key.object.namespace), Arc::clone(&key.object.name));
+        backend.tls = policies.tls(&service, port.and_then(|port| port.name.as_deref()));
+    }
+    backend
 }
 
 /// Where a backend is: its Service's EndpointSlices, or the name that an ExternalName Service stands for.

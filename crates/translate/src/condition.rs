@@ -11,18 +11,20 @@ pub(crate) const RESOLVED_REFS: &str = "ResolvedRefs";
 pub(crate) const CONFLICTED: &str = "Conflicted";
 pub(crate) const OVERLAPPING_TLS: &str = "OverlappingTLSConfig";
 pub(crate) const PARTIALLY_INVALID: &str = "PartiallyInvalid";
+pub(crate) const INSECURE_FRONTEND: &str = "InsecureFrontendValidationMode";
 pub(crate) const SUPPORTED_VERSION: &str = "SupportedVersion";
 /// Fields that this version of Portway reads past: what they ask for does not happen.
 pub(crate) const IGNORED_FIELDS: &str = "portway.dev/IgnoredFields";
 
 /// The types that are Portway's to set and to remove. All others on an object are someone else's.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     ACCEPTED,
     PROGRAMMED,
     RESOLVED_REFS,
     CONFLICTED,
     OVERLAPPING_TLS,
     PARTIALLY_INVALID,
+    INSECURE_FRONTEND,
     SUPPORTED_VERSION,
     IGNORED_FIELDS,
 ];

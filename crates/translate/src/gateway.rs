@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portway_api::gateway::{Gateway, GatewayClass, GatewaySpecAddress, GatewayStatus, GatewayStatusAddress};
+use portway_api::gateway::{
+    FrontendTLSConfig, FrontendValidationModeType, Gateway, GatewayClass, GatewaySpecAddress, GatewayStatus,
+    GatewayStatusAddress,
+};
 use portway_plan::ObjectRef;
 use portway_store::Stored;
 
-use crate::condition::{self, Finding, History, PROGRAMMED, Past, RESOLVED_REFS, Verdict, no, yes};
+use crate::condition::{
+    self, Finding, History, INSECURE_FRONTEND, PROGRAMMED, Past, RESOLVED_REFS, Verdict, no, yes,
+};
 use crate::draft::object_ref;
 use crate::listener::{self, ListenerNode, ignored_fields};
 use crate::survey::{GatewayNode, Surveyor};
-use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, grants, listenerset, parameters};
+use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, listenerset, parameters};
 
 const IP_ADDRESS: &str = "IPAddress";
 
@@ -31,6 +36,8 @@ pub(crate) fn examine(
         reported: Vec::new(),
         unresolved: None,
         ignored: Vec::new(),
+        client_certificate: None,
+        insecure: Vec::new(),
         listeners: Vec::new(),
         sets: Vec::new(),
     };
@@ -57,6 +64,7 @@ pub(crate) fn examine(
     }
     backend_tls(gateway, &mut node, surveyor);
     let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_deref());
+    node.insecure = insecure(frontend);
     let object: Arc<ObjectRef> = Arc::new(object_ref(&gateway.key));
     node.listeners = gateway
         .spec
@@ -148,24 +156,33 @@ fn fleet(gateway: &Stored<Gateway>, node: &mut GatewayNode, fleet: Option<&Fleet
     }
 }
 
-/// A client certificate for backends: nothing is sent over TLS to backends yet, so it is read past, but who
-/// may not refer to it hears so already.
-fn backend_tls(gateway: &Stored<Gateway>, node: &mut GatewayNode, surveyor: &Surveyor<'_>) {
+/// The certificate that is shown to backends (GEP-3155). Without it, backends that demand one refuse.
+fn backend_tls(gateway: &Stored<Gateway>, node: &mut GatewayNode, surveyor: &mut Surveyor<'_>) {
     let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
     let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_deref()) else {
         return;
     };
-    let path = "spec.tls.backend.clientCertificateRef";
-    node.ignored.push(path.to_owned());
-    let target = grants::Target {
-        group: reference.group.as_deref().unwrap_or_default(),
-        kind: reference.kind.as_deref().unwrap_or("Secret"),
-        namespace: reference.namespace.as_deref().unwrap_or(&gateway.key.namespace),
-        name: &reference.name,
-    };
-    if let Err(why) = grants::permit(surveyor.resources, &gateway.key, target) {
-        node.unresolved = Some(Finding::new(path, "RefNotPermitted", why));
+    match listener::certificate(&gateway.key, reference, "InvalidClientCertificateRef", surveyor) {
+        Ok(key) => node.client_certificate = Some(key),
+        Err((reason, message)) => {
+            node.unresolved = Some(Finding::new("spec.tls.backend.clientCertificateRef", reason, message));
+        }
     }
+}
+
+/// Where the Gateway lets clients in whose certificates are not valid.
+fn insecure(frontend: Option<&FrontendTLSConfig>) -> Vec<String> {
+    let Some(frontend) = frontend else { return Vec::new() };
+    let of_ports = frontend.per_port.iter().enumerate();
+    let of_ports = of_ports.map(|(i, port)| (format!("spec.tls.frontend.perPort[{i}]"), &port.tls));
+    std::iter::once(("spec.tls.frontend.default".to_owned(), &frontend.default))
+        .chain(of_ports)
+        .filter(|(_, config)| {
+            let mode = config.validation.as_ref().and_then(|validation| validation.mode.as_ref());
+            mode == Some(&FrontendValidationModeType::AllowInsecureFallback)
+        })
+        .map(|(path, _)| path)
+        .collect()
 }
 
 /// Tells the listeners what stands in their way where they are served: a port that could not be opened, or
@@ -240,6 +257,11 @@ pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
         ),
         None => yes(RESOLVED_REFS, "ResolvedRefs", "all references are resolved"),
     });
+    if !node.insecure.is_empty() {
+        let message =
+            format!("clients are let in whose certificates are not valid: {}", node.insecure.join(", "));
+        verdicts.push(yes(INSECURE_FRONTEND, "ConfigurationChanged", message));
+    }
     if !node.ignored.is_empty() {
         verdicts.push(ignored_fields(&node.ignored));
     }

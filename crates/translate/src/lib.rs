@@ -13,6 +13,7 @@
 
 mod attach;
 mod backend;
+mod backend_tls;
 mod certificate;
 mod class;
 mod condition;
@@ -42,6 +43,7 @@ mod session;
 mod status;
 mod survey;
 mod translator;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -101,7 +103,8 @@ pub struct Translation {
     pub statuses: Statuses,
     /// What must be told where nobody looks at statuses.
     pub problems: Problems,
-    /// The Secrets and ConfigMaps that objects refer to, and may refer to, there or not: no others matter.
+    /// The Secrets, ConfigMaps and ClusterTrustBundles that objects refer to, and may refer to, there or not:
+    /// no others matter.
     pub wanted: Arc<BTreeSet<ObjectKey>>,
     /// When the first of the certificates that are served expires, in seconds of Unix time: translate again
     /// then, though nothing has changed.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use portway_api::core::Secret;
 use portway_api::gateway::{
-    FromNamespaces, FrontendTLSConfig, LabelSelector, Listener, ListenerFilterType, ListenerStatus,
-    LocalObjectReference, RouteGroupKind, TLSModeType,
+    FromNamespaces, FrontendTLSConfig, FrontendValidationModeType, LabelSelector, Listener,
+    ListenerFilterType, ListenerStatus, LocalObjectReference, RouteGroupKind, SecretObjectReference,
+    TLSModeType,
 };
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{CertificateKey, Filter, HostPattern, ObjectRef, Source, Transport};
+use portway_plan::{CertificateKey, ClientValidation, Filter, HostPattern, ObjectRef, Source, Transport};
 
 use crate::backend::Resolver;
 use crate::condition::{
@@ -16,7 +17,11 @@ use crate::condition::{
 };
 use crate::grants::{self, GATEWAY_GROUP};
 use crate::survey::Surveyor;
+use crate::trust::{self, Reasons};
 use crate::{external_auth, selector};
+
+/// What conditions of listeners call bad references to certificate authorities.
+const REASONS: Reasons = Reasons { kind: "InvalidCACertificateKind", reference: "InvalidCACertificateRef" };
 
 /// Names a listener; stays the same while listeners beside it come and go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +127,8 @@ pub(crate) struct ListenerNode {
     pub(crate) certificates: Vec<CertificateKey>,
     /// What every request passes before it is matched.
     pub(crate) filters: Vec<Filter>,
+    /// How certificates of clients are checked.
+    pub(crate) validation: Option<ClientValidation>,
     /// Why the port could not be opened.
     pub(crate) unavailable: Option<String>,
     /// Why it does not serve although its port is open.
@@ -266,6 +273,7 @@ pub(crate) fn examine(
         overlap: None,
         certificates: Vec::new(),
         filters: Vec::new(),
+        validation: None,
         unavailable: None,
         failed: None,
         ignored: Vec::new(),
@@ -429,17 +437,7 @@ fn tls(
     }
     for (i, reference) in references.iter().enumerate() {
         let path = format!("{path}.tls.certificateRefs[{i}]");
-        let group = reference.group.as_deref().unwrap_or_default();
-        let kind = reference.kind.as_deref().unwrap_or("Secret");
-        let found = if !group.is_empty() || kind != "Secret" {
-            let group = if group.is_empty() { "core" } else { group };
-            let message = format!("{kind} of the API group {group} is no kind of certificate; use a Secret");
-            Err(("InvalidCertificateRef", message))
-        } else {
-            let given = reference.namespace.as_deref().filter(|given| !given.is_empty());
-            let namespace = given.unwrap_or(&node.id.parent.namespace);
-            certificate(&node.id.parent, namespace, &reference.name, surveyor)
-        };
+        let found = certificate(&node.id.parent, reference, "InvalidCertificateRef", surveyor);
         match found {
             Ok(key) if node.certificates.contains(&key) => {}
             Ok(key) => node.certificates.push(key),
@@ -453,27 +451,36 @@ fn tls(
     }
 }
 
-/// Follows a reference to a Secret with a certificate.
-fn certificate(
+/// Follows a reference to a Secret with a certificate. `invalid` is what conditions call one that is bad.
+pub(crate) fn certificate(
     owner: &ObjectKey,
-    namespace: &str,
-    name: &str,
+    reference: &SecretObjectReference,
+    invalid: &'static str,
     surveyor: &mut Surveyor<'_>,
 ) -> Result<CertificateKey, (&'static str, String)> {
-    let target = grants::Target { group: "", kind: "Secret", namespace, name };
+    let group = reference.group.as_deref().unwrap_or_default();
+    let kind = reference.kind.as_deref().unwrap_or("Secret");
+    if !group.is_empty() || kind != "Secret" {
+        let group = if group.is_empty() { "core" } else { group };
+        let message = format!("{kind} of the API group {group} is no kind of certificate; use a Secret");
+        return Err((invalid, message));
+    }
+    let given = reference.namespace.as_deref().filter(|given| !given.is_empty());
+    let (namespace, name) = (given.unwrap_or(&owner.namespace), &*reference.name);
+    let target = grants::Target { group, kind, namespace, name };
     grants::permit(surveyor.resources, owner, target).map_err(|why| ("RefNotPermitted", why))?;
-    let invalid = |why: String| ("InvalidCertificateRef", format!("Secret {namespace}/{name}: {why}"));
     surveyor.secrets.insert((namespace.into(), name.into()));
     let Some(secret) = surveyor.resources.get::<Secret>(namespace, name) else {
-        return Err(("InvalidCertificateRef", format!("there is no Secret {namespace}/{name}")));
+        return Err((invalid, format!("there is no Secret {namespace}/{name}")));
     };
     let key = CertificateKey(format!("{namespace}/{name}").into());
-    surveyor.certificate(&key, secret).map(|()| key).map_err(invalid)
+    let usable = surveyor.certificate(&key, secret);
+    usable.map(|()| key).map_err(|why| (invalid, format!("Secret {namespace}/{name}: {why}")))
 }
 
-/// Validation of clients' certificates is not there yet: listeners that ask for it stay shut, because
-/// without it they would let everyone in.
-fn validation(frontend: Option<&FrontendTLSConfig>, node: &mut ListenerNode, surveyor: &Surveyor<'_>) {
+/// How clients' certificates are checked (GEP-91): the Gateway says it, for all its HTTPS listeners or for
+/// those of a port, ListenerSets' included.
+fn validation(frontend: Option<&FrontendTLSConfig>, node: &mut ListenerNode, surveyor: &mut Surveyor<'_>) {
     let Some(frontend) = frontend else { return };
     let of_port = frontend.per_port.iter().position(|config| config.port == i32::from(node.port));
     let (path, config) = match of_port {
@@ -481,25 +488,30 @@ fn validation(frontend: Option<&FrontendTLSConfig>, node: &mut ListenerNode, sur
         None => ("spec.tls.frontend.default".to_owned(), &frontend.default),
     };
     let Some(validation) = &config.validation else { return };
-    let owner = &surveyor.gateway;
-    for (i, reference) in validation.ca_certificate_refs.iter().enumerate() {
-        let namespace = reference.namespace.as_deref().unwrap_or(&owner.namespace);
-        let target = grants::Target {
-            group: &reference.group,
-            kind: &reference.kind,
-            namespace,
-            name: &reference.name,
-        };
-        if let Err(why) = grants::permit(surveyor.resources, owner, target) {
-            let path = format!("{path}.validation.caCertificateRefs[{i}]");
-            node.unresolved.push(Finding::new(path.as_str(), "RefNotPermitted", why));
+    let path = format!("{path}.validation");
+    let optional = match &validation.mode {
+        None | Some(FrontendValidationModeType::AllowValidOnly) => false,
+        Some(FrontendValidationModeType::AllowInsecureFallback) => true,
+        Some(FrontendValidationModeType::Other(other)) => {
+            let why = format!("the mode {other:?} is not known");
+            node.refused = Some(Finding::new(format!("{path}.mode"), "UnsupportedValue", why));
+            return;
         }
+    };
+    let references = validation.ca_certificate_refs.iter().map(|reference| trust::Reference {
+        group: &reference.group,
+        kind: &reference.kind,
+        namespace: reference.namespace.as_deref(),
+        name: &reference.name,
+    });
+    let path = format!("{path}.caCertificateRefs");
+    let (resources, gateway) = (surveyor.resources, &surveyor.gateway);
+    let found = surveyor.bundles.find(resources, gateway, &path, references, REASONS);
+    surveyor.asked.extend(found.asked);
+    node.unresolved.extend(found.unresolved);
+    if found.trust.is_empty() {
+        let why = "none of the certificate authorities can be used to check clients";
+        node.refused = Some(Finding::new(path, "NoValidCACertificate", why));
     }
-    node.refused = Some(Finding::new(
-        format!("{path}.validation"),
-        "UnsupportedValue",
-        format!(
-            "{path}.validation asks for clients' certificates, which this version of Portway cannot check"
-        ),
-    ));
+    node.validation = Some(ClientValidation { trust: found.trust, optional });
 }

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use portway_api::object::ObjectKey;
 use portway_plan::{
     Backend, BackendKey, Endpoints, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards,
-    TlsTermination, Transport,
+    TlsTermination, Transport, TrustKey,
 };
 use portway_store::Resources;
 
+use crate::backend_tls::Policies;
 use crate::listener::{ListenerId, ListenerNode, Protocol};
 use crate::place::Places;
 use crate::route::RouteNode;
-use crate::survey::{Site, Survey};
+use crate::survey::{GatewayNode, Site, Survey};
+use crate::trust::{Bundles, Trusting};
 use crate::{backend, draft, gateway};
 
 /// The plans so far, and what is needed to change them at the cost of the change.
@@ -27,6 +29,8 @@ pub(crate) struct Plans {
     in_plan: BTreeMap<ObjectKey, BTreeSet<Site>>,
     /// The backends that filters of listeners ask, which count in `users`, too.
     asked: BTreeSet<(BackendKey, Site)>,
+    /// Whom the backends of each plan trust.
+    trusting: Trusting,
     listeners: BTreeMap<ListenerId, Arc<Listener>>,
     /// With [`Layout::Shared`](crate::Layout::Shared).
     pub(crate) shared: Arc<Plan>,
@@ -43,6 +47,8 @@ pub(crate) struct Stale {
     pub(crate) backends: BTreeMap<BackendKey, BTreeSet<Site>>,
     /// Listeners whose routes changed.
     pub(crate) listeners: BTreeSet<ListenerId>,
+    /// Certificate authorities may be others.
+    pub(crate) trust: bool,
 }
 
 /// An address and port to bind.
@@ -146,8 +152,15 @@ impl Plans {
     }
 
     /// Builds the plans anew that change, sharing all that is as it was.
-    pub(crate) fn build(&mut self, resources: &Resources, survey: &Survey, places: &Places, stale: &Stale) {
-        if !stale.survey && stale.listeners.is_empty() && stale.backends.is_empty() {
+    pub(crate) fn build(
+        &mut self,
+        resources: &Resources,
+        survey: &Survey,
+        places: &Places,
+        (policies, bundles): (&Policies, &Bundles),
+        stale: &Stale,
+    ) {
+        if !stale.survey && !stale.trust && stale.listeners.is_empty() && stale.backends.is_empty() {
             return;
         }
         let mut sites: BTreeSet<Site> =
@@ -162,7 +175,11 @@ impl Plans {
             let gone = self.per_gateway.keys().filter(|gateway| !sites.contains(&Some((*gateway).clone())));
             for gateway in gone.cloned().collect::<Vec<_>>() {
                 self.per_gateway.remove(&gateway);
+                self.trusting.forget(&Some(gateway));
             }
+        }
+        if stale.trust {
+            sites.extend(self.trusting.sites().cloned());
         }
         let mut ports = self.ports(survey, places, stale, &sites);
         let mut backends: BTreeMap<&Site, Vec<(&BackendKey, BackendParts)>> = BTreeMap::new();
@@ -170,7 +187,7 @@ impl Plans {
             let parts = || {
                 let endpoints = backend::locate(resources, key);
                 let endpoints = (!endpoints.list.is_empty()).then(|| Arc::new(endpoints));
-                (Some(Arc::new(backend::describe(resources, key))), endpoints)
+                (Some(Arc::new(backend::describe(resources, policies, key))), endpoints)
             };
             let users = self.users.get(key);
             let used = users.map(|_| parts());
@@ -196,9 +213,21 @@ impl Plans {
                     (plan.certificates, changed) = (certificates, true);
                 }
             }
+            let mut trust = stale.survey || stale.trust;
             for (key, (backend, endpoints)) in backends.remove(site).unwrap_or_default() {
+                trust |= self.trusting.count(site, plan.backends.get(key).map(|b| &**b), backend.as_deref());
                 changed |= set(&mut plan.backends, key, backend);
                 changed |= set(&mut plan.endpoints, key, endpoints);
+            }
+            if trust {
+                let of_listeners = survey.trust.get(site);
+                let wanted = |key: &TrustKey| {
+                    self.trusting.names(site, key) || of_listeners.is_some_and(|keys| keys.contains(key))
+                };
+                let trust: Shards<_, _> = bundles.usable(wanted).collect();
+                if plan.trust != trust {
+                    (plan.trust, changed) = (trust, true);
+                }
             }
             if !changed {
                 continue;
@@ -231,7 +260,7 @@ impl Plans {
                 let listener = match known {
                     Some(known) if !stale.survey && !stale.listeners.contains(&node.id) => Arc::clone(known),
                     _ => {
-                        let listener = listener(node, places);
+                        let listener = listener(gateway, node, places);
                         match known {
                             Some(known) if **known == listener => Arc::clone(known),
                             _ => Arc::new(listener),
@@ -271,8 +300,9 @@ impl Plans {
     }
 }
 
-fn listener(node: &ListenerNode, places: &Places) -> Listener {
-    let termination = || TlsTermination::new(node.certificates.clone());
+fn listener(gateway: &GatewayNode, node: &ListenerNode, places: &Places) -> Listener {
+    let termination =
+        || TlsTermination { certificates: node.certificates.clone(), client: node.validation.clone() };
     let protocol = match node.protocol {
         Some(Protocol::Https) => ListenerProtocol::Https(termination()),
         Some(Protocol::Tls) if node.terminates => ListenerProtocol::Tls(termination()),
@@ -288,7 +318,7 @@ fn listener(node: &ListenerNode, places: &Places) -> Listener {
         hosts: places.hosts(&node.id),
         forwards: places.forwards(&node.id),
         filters: node.filters.clone(),
-        client_certificate: None,
+        client_certificate: gateway.client_certificate.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ use portway_plan::Shards;
 use portway_store::Resources;
 use serde::Serialize;
 
+use crate::backend_tls::Policies;
 use crate::class::ClassNode;
 use crate::condition::Finding;
 use crate::listener::{ListenerId, ListenerNode};
@@ -136,6 +137,11 @@ pub(crate) fn of_strangers(resources: &Resources, survey: &Survey) -> Vec<(Objec
             (key, vec![problem])
         })
         .collect()
+}
+
+pub(crate) fn of_policy(policies: &Policies, key: &ObjectKey, resources: &Resources) -> Vec<Problem> {
+    let (findings, paths) = policies.findings(key, resources);
+    findings.iter().map(Problem::from).chain(ignored(paths)).collect()
 }
 
 pub(crate) fn of_route(

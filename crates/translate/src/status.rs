@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use portway_api::gateway::{
-    Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteStatus,
+    Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyStatus,
+    RouteStatus,
 };
 use portway_api::object::ObjectKey;
 use portway_plan::Shards;
@@ -19,16 +20,19 @@ pub enum Status {
     ListenerSet(ListenerSetStatus),
     /// Of an HTTPRoute, GRPCRoute, TLSRoute, TCPRoute or UDPRoute.
     Route(RouteStatus),
+    /// Of a BackendTLSPolicy.
+    Policy(PolicyStatus),
 }
 
 impl Status {
-    /// The conditions of the object as a whole; none for routes, whose conditions are per parent.
+    /// The conditions of the object as a whole; none for routes and policies, whose conditions are per parent and
+    /// ancestor.
     pub fn conditions(&self) -> &[Condition] {
         match self {
             Self::GatewayClass(status) => &status.conditions,
             Self::Gateway(status) => &status.conditions,
             Self::ListenerSet(status) => &status.conditions,
-            Self::Route(_) => &[],
+            Self::Route(_) | Self::Policy(_) => &[],
         }
     }
 
@@ -37,7 +41,15 @@ impl Status {
         match self {
             Self::Gateway(status) => &status.listeners,
             Self::ListenerSet(status) => &status.listeners,
-            Self::GatewayClass(_) | Self::Route(_) => &[],
+            Self::GatewayClass(_) | Self::Route(_) | Self::Policy(_) => &[],
+        }
+    }
+
+    /// The status of a policy.
+    pub fn policy(&self) -> Option<&PolicyStatus> {
+        match self {
+            Self::Policy(status) => Some(status),
+            _ => None,
         }
     }
 
@@ -51,9 +63,9 @@ impl Status {
 }
 
 /// The statuses of all objects that Portway has something to say about: its own classes, their Gateways with
-/// their ListenerSets, and the routes that name these as parents.
+/// their ListenerSets, the routes that name these as parents, and the policies for what these send to.
 ///
-/// A route's status holds the entries of other controllers too, as they are on the object.
+/// The status of a route or policy holds the entries of other controllers too, as they are on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statuses(Shards<ObjectKey, Arc<Status>>);
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use portway_api::core::Secret;
 use portway_api::gateway::{Gateway, GatewayStatusAddress, ListenerSet};
 use portway_api::object::{KindId, Metadata, ObjectKey};
-use portway_plan::{Certificate, CertificateKey, HostPattern, Shards};
+use portway_plan::{Certificate, CertificateKey, HostPattern, Shards, TrustKey};
 use portway_store::{Resources, Stored};
 
 use crate::attach::{ListenerView, ParentView};
@@ -16,6 +16,7 @@ use crate::class::ClassNode;
 use crate::condition::Finding;
 use crate::listener::{ListenerId, ListenerNode};
 use crate::precedence::Seniority;
+use crate::trust::Bundles;
 use crate::{Options, certificate, class, contest, gateway, listenerset};
 
 /// A Gateway of one of Portway's classes, examined.
@@ -35,6 +36,10 @@ pub(crate) struct GatewayNode {
     /// References of the Gateway itself that cannot be followed.
     pub(crate) unresolved: Option<Finding>,
     pub(crate) ignored: Vec<String>,
+    /// The certificate to show to backends.
+    pub(crate) client_certificate: Option<CertificateKey>,
+    /// Where it lets clients in whose certificates are not valid.
+    pub(crate) insecure: Vec<String>,
     pub(crate) listeners: Vec<ListenerNode>,
     /// The ListenerSets that name it, the most senior first, whether it lets them attach or not.
     pub(crate) sets: Vec<SetNode>,
@@ -77,6 +82,10 @@ pub(crate) struct Survey {
     pub(crate) certificates: BTreeMap<Site, Shards<CertificateKey, Arc<Certificate>>>,
     /// The Secrets that were asked for, there or not.
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// The objects with certificate authorities that were asked for, there or not.
+    pub(crate) asked: BTreeSet<ObjectKey>,
+    /// The authorities that listeners check clients against, by the plan that has them.
+    pub(crate) trust: BTreeMap<Site, BTreeSet<TrustKey>>,
     /// The objects that were asked for with permission, there or not.
     pub(crate) wanted: Arc<BTreeSet<ObjectKey>>,
     /// What the filters of listeners were made of.
@@ -91,6 +100,10 @@ pub(crate) struct Surveyor<'a> {
     pub(crate) options: &'a Options,
     /// Secrets that have been read, for the next survey too.
     pub(crate) read: &'a mut BTreeMap<CertificateKey, certificate::Read>,
+    /// Certificate authorities that have been read.
+    pub(crate) bundles: &'a mut Bundles,
+    /// The objects with certificate authorities that were asked for, there or not.
+    pub(crate) asked: BTreeSet<ObjectKey>,
     pub(crate) secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     pub(crate) dependencies: BTreeSet<Dependency>,
     expires: Option<i64>,
@@ -147,12 +160,15 @@ pub(crate) fn survey(
     resources: &Resources,
     options: &Options,
     read: &mut BTreeMap<CertificateKey, certificate::Read>,
+    bundles: &mut Bundles,
 ) -> Survey {
     let mut survey = Survey { classes: class::ours(resources, options), ..Survey::default() };
     let mut surveyor = Surveyor {
         resources,
         options,
         read,
+        bundles,
+        asked: BTreeSet::new(),
         secrets: BTreeSet::new(),
         dependencies: BTreeSet::new(),
         expires: None,
@@ -176,13 +192,14 @@ pub(crate) fn survey(
         survey.places.insert(object.key.clone(), survey.gateways.len());
         survey.gateways.push(node);
     }
-    (survey.secrets, survey.expires) = (surveyor.secrets, surveyor.expires);
+    (survey.secrets, survey.expires, survey.asked) = (surveyor.secrets, surveyor.expires, surveyor.asked);
     survey.dependencies = surveyor.dependencies;
     survey.wanted = Arc::new(
         survey
             .secrets
             .iter()
             .map(|(namespace, name)| ObjectKey::new(KindId::Secret, namespace, name))
+            .chain(survey.asked.iter().cloned())
             .collect(),
     );
     let mut contests: BTreeMap<Site, contest::Contest> = BTreeMap::new();
@@ -202,6 +219,7 @@ pub(crate) fn survey(
         view(node, &mut survey.parents);
     }
     survey.certificates = served(&survey.gateways, read);
+    survey.trust = trusted(&survey.gateways);
     read.retain(|key, _| {
         let (namespace, name) = key.0.split_once('/').unwrap_or_default();
         survey.secrets.contains(&(Arc::from(namespace), Arc::from(name)))
@@ -209,20 +227,37 @@ pub(crate) fn survey(
     survey
 }
 
-/// The certificates of all listeners that are in a plan, by the plan.
+/// The listeners that are in plans, with their Gateways.
+pub(crate) fn planned(gateways: &[GatewayNode]) -> impl Iterator<Item = (&GatewayNode, &ListenerNode)> {
+    let served = gateways.iter().filter(|gateway| gateway::obstacle(gateway).is_none());
+    served
+        .flat_map(|gateway| gateway.merged().filter(|node| node.is_valid()).map(move |node| (gateway, node)))
+}
+
+/// The certificates of all listeners that are in a plan, and those that they show to backends, by the plan.
 fn served(
     gateways: &[GatewayNode],
     read: &BTreeMap<CertificateKey, certificate::Read>,
 ) -> BTreeMap<Site, Shards<CertificateKey, Arc<Certificate>>> {
     let mut served: BTreeMap<Site, BTreeMap<_, _>> = BTreeMap::new();
-    for gateway in gateways.iter().filter(|gateway| gateway::obstacle(gateway).is_none()) {
-        let planned = gateway.merged().filter(|node| node.is_valid());
-        let certificates = planned
-            .flat_map(|node| &node.certificates)
-            .filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))));
+    for (gateway, node) in planned(gateways) {
+        let keys = node.certificates.iter().chain(&gateway.client_certificate);
+        let certificates =
+            keys.filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))));
         served.entry(gateway.site.clone()).or_default().extend(certificates);
     }
     served.into_iter().map(|(site, certificates)| (site, certificates.into())).collect()
+}
+
+/// The authorities that listeners in a plan check clients against, by the plan.
+fn trusted(gateways: &[GatewayNode]) -> BTreeMap<Site, BTreeSet<TrustKey>> {
+    let mut trusted: BTreeMap<Site, BTreeSet<TrustKey>> = BTreeMap::new();
+    for (gateway, node) in planned(gateways) {
+        if let Some(validation) = &node.validation {
+            trusted.entry(gateway.site.clone()).or_default().extend(validation.trust.iter().cloned());
+        }
+    }
+    trusted
 }
 
 fn find_overlaps(gateways: &mut [GatewayNode]) {

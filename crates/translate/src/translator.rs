@@ -8,6 +8,8 @@
 //!            Places: guests of each listener ─► decide ─► shards ─► hosts ─► listeners ─► ports
 //! ```
 
+mod tls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -15,7 +17,9 @@ use portway_api::core::{EndpointSlice, SERVICE_NAME_LABEL};
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{Change, Changes, Resources};
 
+use self::tls::policies_of;
 use crate::backend::Dependency;
+use crate::backend_tls::Policies;
 use crate::condition::Past;
 use crate::draft::Draft;
 use crate::listener::{ListenerId, ListenerNode};
@@ -24,7 +28,8 @@ use crate::plans::{Plans, Stale};
 use crate::problem;
 use crate::route::{self, RouteNode, RouteObject};
 use crate::status::{Status, Statuses};
-use crate::survey::{Site, Survey, survey};
+use crate::survey::{self, Site, Survey, survey};
+use crate::trust::Bundles;
 use crate::{Options, Problems, Translation, certificate, class, gateway, listenerset};
 
 /// Translates again and again, each time at the cost of what changed since the time before.
@@ -36,7 +41,11 @@ pub struct Translator {
     /// What the last translation was of; `None` before the first.
     last: Option<(Resources, Options)>,
     read: BTreeMap<portway_plan::CertificateKey, certificate::Read>,
+    bundles: Bundles,
+    policies: Policies,
     survey: Survey,
+    /// What the survey and the policies asked for with permission.
+    wanted: Arc<BTreeSet<ObjectKey>>,
     routes: BTreeMap<ObjectKey, RouteNode>,
     dependents: BTreeMap<Dependency, BTreeSet<ObjectKey>>,
     places: Places,
@@ -49,6 +58,10 @@ pub struct Translator {
 #[derive(Debug, Default)]
 struct Work {
     routes: BTreeSet<ObjectKey>,
+    /// Policies that changed, or something that they refer to.
+    policies: BTreeSet<ObjectKey>,
+    /// Policies whose status may have changed.
+    judged: BTreeSet<ObjectKey>,
     stale: Stale,
 }
 
@@ -68,7 +81,9 @@ impl Translator {
         let mut work = match self.last.take() {
             None => Work {
                 routes: route::KINDS.iter().flat_map(|kind| resources.keys(*kind)).collect(),
+                policies: resources.keys(KindId::BackendTLSPolicy).into_iter().collect(),
                 stale: Stale { survey: true, ..Stale::default() },
+                ..Work::default()
             },
             Some((before, told)) => {
                 let mut work = self.work(&before, resources, changes);
@@ -81,12 +96,14 @@ impl Translator {
         if work.stale.survey {
             self.look_around(resources, options, &mut work);
         }
+        self.examine_policies(resources, &mut work);
         self.translate_routes(resources, &mut work);
         if work.stale.survey {
             self.plans.enter_listeners(&self.survey, &mut work.stale);
         }
         work.stale.listeners.extend(self.places.settle());
-        self.plans.build(resources, &self.survey, &self.places, &work.stale);
+        let of_backends = (&self.policies, &self.bundles);
+        self.plans.build(resources, &self.survey, &self.places, of_backends, &work.stale);
         let stirred = self.places.stirred();
         self.write_statuses(resources, options, &work, &stirred);
         self.last = Some((resources.clone(), options.clone()));
@@ -95,7 +112,7 @@ impl Translator {
             plans: self.plans.per_gateway.clone(),
             statuses: self.statuses.clone(),
             problems: self.problems.clone(),
-            wanted: Arc::clone(&self.survey.wanted),
+            wanted: Arc::clone(&self.wanted),
             expires: self.survey.expires,
         }
     }
@@ -126,14 +143,24 @@ impl Translator {
                     of(&Dependency::Grants(Arc::clone(namespace)));
                     work.stale.survey = true;
                 }
-                KindId::BackendTLSPolicy => of(&Dependency::BackendTls(Arc::clone(namespace))),
+                KindId::BackendTLSPolicy => {
+                    of(&Dependency::BackendTls(Arc::clone(namespace)));
+                    work.policies.insert(key.clone());
+                }
                 KindId::Secret => {
                     let secret = (Arc::clone(namespace), Arc::clone(name));
-                    work.stale.survey |= self.survey.secrets.contains(&secret);
+                    work.stale.survey |=
+                        self.survey.secrets.contains(&secret) || self.survey.asked.contains(key);
+                    work.policies.extend(self.policies.readers(key).cloned());
+                }
+                KindId::ConfigMap | KindId::ClusterTrustBundle => {
+                    work.stale.survey |= self.survey.asked.contains(key);
+                    work.policies.extend(self.policies.readers(key).cloned());
                 }
                 KindId::Service => {
                     of(&Dependency::Service(Arc::clone(namespace), Arc::clone(name)));
                     self.plans.look_at(namespace, name, &mut work.stale);
+                    work.judged.extend(self.policies.of_service(namespace, name).cloned());
                 }
                 KindId::EndpointSlice => {
                     for resources in [before, after] {
@@ -154,9 +181,7 @@ impl Translator {
                 KindId::XBackend
                 | KindId::XBackendTrafficPolicy
                 | KindId::XMesh
-                | KindId::XTelemetryPolicy
-                | KindId::ConfigMap
-                | KindId::ClusterTrustBundle => {}
+                | KindId::XTelemetryPolicy => {}
             }
         }
         work
@@ -167,7 +192,7 @@ impl Translator {
         let planned = |survey: &Survey| -> BTreeSet<(ListenerId, Site)> {
             planned(survey).map(|(site, node)| (node.id.clone(), site.clone())).collect()
         };
-        let survey = survey(resources, options, &mut self.read);
+        let survey = survey(resources, options, &mut self.read, &mut self.bundles);
         let before = planned(&self.survey);
         let after = planned(&survey);
         for (listener, _) in before.symmetric_difference(&after) {
@@ -189,6 +214,7 @@ impl Translator {
             if let Some(before) = self.routes.remove(key) {
                 self.places.leave(&before);
                 self.forget(&before, &mut work.stale);
+                work.judged.extend(policies_of(&self.policies, &before).cloned());
             }
             let Some(object) = RouteObject::get(resources, key) else { continue };
             let (node, draft) = RouteNode::new(object, &self.survey.parents, resources);
@@ -204,6 +230,9 @@ impl Translator {
         }
         if work.routes.is_empty() {
             return;
+        }
+        for node in work.routes.iter().filter_map(|key| self.routes.get(key)) {
+            work.judged.extend(policies_of(&self.policies, node).cloned());
         }
         let planned: BTreeMap<&ListenerId, &Site> =
             planned(&self.survey).map(|(site, node)| (&node.id, site)).collect();
@@ -263,6 +292,7 @@ impl Translator {
             self.statuses.set(key, status);
             self.problems.set(key, problems.unwrap_or_default());
         }
+        self.write_policies(resources, options, work);
         let touched: BTreeSet<&ObjectKey> = stirred.iter().map(|listener| &listener.parent).collect();
         if work.stale.survey {
             self.write_parents(resources, options);
@@ -303,7 +333,8 @@ impl Translator {
             .iter()
             .map(|(key, _)| key)
             .chain(self.problems.keys())
-            .filter(|key| !route::KINDS.contains(&key.kind) && !known.contains(*key))
+            .filter(|key| !route::KINDS.contains(&key.kind) && key.kind != KindId::BackendTLSPolicy)
+            .filter(|key| !known.contains(*key))
             .cloned()
             .collect();
         for key in gone {
@@ -366,8 +397,5 @@ impl Translator {
 
 /// The listeners that are in plans, each with whose plan that is.
 fn planned(survey: &Survey) -> impl Iterator<Item = (&Site, &ListenerNode)> {
-    survey.gateways.iter().filter(|node| gateway::obstacle(node).is_none()).flat_map(|node| {
-        let listeners = node.merged().filter(|listener| listener.is_valid());
-        listeners.map(|listener| (&node.site, listener))
-    })
+    survey::planned(&survey.gateways).map(|(gateway, node)| (&gateway.site, node))
 }

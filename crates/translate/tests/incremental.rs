@@ -160,8 +160,50 @@ const SLOTS: &[(KindId, &str, &str)] = &[
     (KindId::Namespace, "", "one"),
     (KindId::Secret, "infra", "cert"),
     (KindId::Secret, "one", "cert"),
+    (KindId::ConfigMap, "one", "ca"),
+    (KindId::ConfigMap, "infra", "ca"),
+    (KindId::ClusterTrustBundle, "", "ca"),
     (KindId::BackendTLSPolicy, "one", "p"),
+    (KindId::BackendTLSPolicy, "one", "q"),
+    (KindId::BackendTLSPolicy, "one", "r"),
+    (KindId::BackendTLSPolicy, "infra", "p"),
 ];
+
+/// A reference to certificate authorities.
+fn authority(dice: &mut Dice) -> Value {
+    match dice.roll(6) {
+        0 => json!({"group": "certificates.k8s.io", "kind": "ClusterTrustBundle", "name": "ca"}),
+        1 => json!({"group": "", "kind": "Secret", "name": "cert"}),
+        2 => json!({"group": "", "kind": "Service", "name": "s"}),
+        _ => json!({"group": "", "kind": "ConfigMap", "name": dice.of(&["ca", "ca", "missing"])}),
+    }
+}
+
+/// What a Gateway says about certificates of clients, and of itself to backends.
+fn gateway_tls(dice: &mut Dice) -> Value {
+    fn validation(dice: &mut Dice) -> Value {
+        let mut references: Vec<Value> = (0..=dice.roll(2)).map(|_| authority(dice)).collect();
+        if dice.roll(2) == 0 {
+            references[0] = json!({"group": "", "kind": "ConfigMap", "name": "ca", "namespace": "one"});
+        }
+        json!({"validation": {
+            "caCertificateRefs": references,
+            "mode": dice.of(&["AllowValidOnly", "AllowInsecureFallback"]),
+        }})
+    }
+    let mut tls = json!({});
+    if dice.roll(3) == 0 {
+        tls["backend"] = json!({"clientCertificateRef": {"name": "cert", "namespace": dice.of(NAMESPACES)}});
+    }
+    if dice.roll(3) == 0 {
+        let default = if dice.roll(2) == 0 { json!({}) } else { validation(dice) };
+        tls["frontend"] = json!({
+            "default": default,
+            "perPort": dice.some(1, |dice| json!({"port": 443, "tls": validation(dice)})),
+        });
+    }
+    tls
+}
 
 fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, String)) -> AnyObject {
     let mut dice = Dice(u64::from(seed));
@@ -176,6 +218,7 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
             "addresses": dice.some(1, |dice| json!({"type": "IPAddress", "value": dice.of(&["127.0.0.1", "127.0.0.1", "10.9.9.9"])})),
             "allowedListeners": {"namespaces": {"from": dice.of(&["All", "Same", "None"])}},
             "listeners": listeners(dice),
+            "tls": gateway_tls(dice),
         }}),
         KindId::ListenerSet => json!({"metadata": metadata, "spec": {
             "parentRef": {"name": dice.of(&["g", "h", "missing"]), "namespace": "infra"},
@@ -225,7 +268,7 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
         }
         KindId::ReferenceGrant => json!({"metadata": metadata, "spec": {
             "from": [{"group": "gateway.networking.k8s.io", "kind": dice.of(&["HTTPRoute", "GRPCRoute", "TCPRoute", "UDPRoute", "Gateway"]), "namespace": dice.of(NAMESPACES)}],
-            "to": [{"group": "", "kind": dice.of(&["Service", "Secret"])}],
+            "to": [{"group": "", "kind": dice.of(&["Service", "Secret", "ConfigMap"])}],
         }}),
         KindId::Namespace => {
             let mut metadata = metadata;
@@ -235,12 +278,33 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
         KindId::Secret => {
             let (chain, key) = pair;
             let key = if dice.roll(3) == 0 { "garbage" } else { key };
-            json!({"metadata": metadata, "type": "kubernetes.io/tls", "stringData": {"tls.crt": chain, "tls.key": key}})
+            json!({"metadata": metadata, "type": "kubernetes.io/tls", "stringData": {"tls.crt": chain, "tls.key": key, "ca.crt": chain}})
         }
-        KindId::BackendTLSPolicy => json!({"metadata": metadata, "spec": {
-            "targetRefs": [{"group": "", "kind": "Service", "name": dice.of(&["s", "t"])}],
-            "validation": {"hostname": "x", "wellKnownCACertificates": "System"},
-        }}),
+        KindId::ConfigMap => {
+            let ca = if dice.roll(4) == 0 { "garbage" } else { &pair.0 };
+            json!({"metadata": metadata, "data": {dice.of(&["ca.crt", "ca.crt", "other"]): ca}})
+        }
+        KindId::ClusterTrustBundle => {
+            let ca = if dice.roll(4) == 0 { "garbage" } else { &pair.0 };
+            json!({"metadata": metadata, "spec": {"trustBundle": ca}})
+        }
+        KindId::BackendTLSPolicy => {
+            let target = |dice: &mut Dice| {
+                json!({
+                    "group": "", "kind": dice.of(&["Service", "Service", "Service", "Other"]),
+                    "name": dice.of(&["s", "s", "t"]), "sectionName": dice.of(&["", "", "web", "missing"]),
+                })
+            };
+            let mut validation = json!({"hostname": dice.of(&["x", "x.example.com", "-bad-"])});
+            match dice.roll(4) {
+                0 => validation["wellKnownCACertificates"] = json!(dice.of(&["System", "example.com/other"])),
+                _ => validation["caCertificateRefs"] = (0..=dice.roll(2)).map(|_| authority(dice)).collect(),
+            }
+            json!({"metadata": metadata, "spec": {
+                "targetRefs": (0..=dice.roll(2)).map(|_| target(dice)).collect::<Value>(),
+                "validation": validation,
+            }})
+        }
         other => unreachable!("{other} has no slot"),
     };
     let mut value = value;

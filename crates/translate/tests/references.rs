@@ -20,12 +20,11 @@ enum Account {
 use Account::{Golden, Unread};
 
 const X_KIND: &str = "the kind is not read by translation";
-const LOCAL: &str = "names objects of its own namespace only";
 
 /// The fields that refer, in the order of the alphabet.
 const REFERENCES: &[(&str, Account)] = &[
-    ("BackendTLSPolicy.spec.targetRefs[]", Golden("backend/tls-policy")),
-    ("BackendTLSPolicy.spec.validation.caCertificateRefs[]", Unread(LOCAL)),
+    ("BackendTLSPolicy.spec.targetRefs[]", Golden("backendtls/invalid")),
+    ("BackendTLSPolicy.spec.validation.caCertificateRefs[]", Golden("backendtls/invalid")),
     ("GRPCRoute.spec.parentRefs[]", Golden("attach/http-and-grpc")),
     ("GRPCRoute.spec.rules[].backendRefs[]", Golden("grpc/grants")),
     ("GRPCRoute.spec.rules[].backendRefs[].filters[].extensionRef", Golden("grpc/backend-extension")),

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use portway_plan::{BackendProtocol, RuleKind, Timeouts};
+use portway_plan::{BackendProtocol, CertificateKey, RuleKind, Timeouts};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -30,6 +30,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) pools: &'a Rc<Pools>,
     /// Where to.
     pub(crate) backend: &'a Arc<Backend>,
+    /// The certificate to show to it, if it is reached over TLS.
+    pub(crate) identity: Option<&'a CertificateKey>,
     /// The kind of the rule: gRPC goes over HTTP/2.
     pub(crate) kind: RuleKind,
     /// Limits in time.
@@ -170,7 +172,7 @@ impl Forward<'_> {
     /// An endpoint for a try. Takes time only where names have not been resolved yet.
     async fn lease(&self, tried: Option<EndpointId>, deadline: &mut Deadline) -> Result<Rc<Lease>, Fault> {
         let preferred = self.stick.and_then(|stick| stick.preferred.get());
-        let mut leasing = pin!(self.pools.lease(self.backend, preferred, tried));
+        let mut leasing = pin!(self.pools.lease(self.backend, self.identity, preferred, tried));
         poll_fn(|cx| match leasing.as_mut().poll(cx) {
             Poll::Ready(lease) => Poll::Ready(lease),
             Poll::Pending => poll_deadline(deadline, cx).map(|()| Err(FaultKind::UpstreamTimeout.into())),
@@ -384,7 +386,7 @@ mod tests {
 
     async fn limited(timeout: Option<Duration>) -> (Body, Rc<Lease>) {
         let (pools, backend) = upstream();
-        let lease = pools.lease(&backend, None, None).await.expect("an endpoint");
+        let lease = pools.lease(&backend, None, None, None).await.expect("an endpoint");
         let deadline = timeout.map(|timeout| Box::pin(sleep_until(Instant::now() + timeout)));
         let limited = Limited { lease: lease.clone(), deadlines: [None, deadline], _budget: None };
         let head = super::super::ResponseHead { status: http::StatusCode::OK, headers: Default::default() };

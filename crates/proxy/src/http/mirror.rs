@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use portway_plan::{Retry, RuleKind, Timeouts};
+use portway_plan::{CertificateKey, Retry, RuleKind, Timeouts};
 
 use super::RequestHead;
 use super::forward::Forward;
@@ -18,12 +18,14 @@ use crate::upstream::{Backend, Pools};
 pub(crate) fn start(
     pools: &Rc<Pools>,
     backend: &Arc<Backend>,
+    identity: Option<&CertificateKey>,
     kind: RuleKind,
     head: &RequestHead,
     body: &Inbound,
 ) {
     let Some(counted) = pools.mirror() else { return };
     let (pools, backend, head) = (pools.clone(), backend.clone(), head.clone());
+    let identity = identity.cloned();
     let body = Inbound::new(body.tap(pools.limits().mirror_lag), 0);
     let timeout = pools.limits().mirror_timeout;
     tokio::task::spawn_local(async move {
@@ -34,6 +36,7 @@ pub(crate) fn start(
             let forward = Forward {
                 pools: &pools,
                 backend: &backend,
+                identity: identity.as_ref(),
                 kind,
                 timeouts: &Timeouts::default(),
                 begun: None,

@@ -81,6 +81,7 @@ fn grpc_status(kind: FaultKind) -> &'static str {
         | FaultKind::Overloaded
         | FaultKind::NoEndpoints
         | FaultKind::Connect
+        | FaultKind::UpstreamTls
         | FaultKind::UpstreamClosed
         | FaultKind::UpstreamProtocol
         | FaultKind::AuthUnavailable => UNAVAILABLE,

@@ -100,7 +100,7 @@ impl<'a> Retries<'a> {
         let codes = self.policy.map_or(&[][..], |policy| &policy.codes);
         match outcome {
             Outcome::Status(status) => codes.contains(&status.as_u16()),
-            Outcome::Failed { kind: FaultKind::Connect, .. } => true,
+            Outcome::Failed { kind: FaultKind::Connect | FaultKind::UpstreamTls, .. } => true,
             Outcome::Failed { kind: FaultKind::UpstreamTimeout, .. } => {
                 self.policy.is_some() && (self.idempotent || codes.contains(&504))
             }

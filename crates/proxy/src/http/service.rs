@@ -166,6 +166,7 @@ impl Gateway {
         loop {
             let question = Question {
                 pools: &self.pools,
+                identity: passing.effects.identity.clone(),
                 head: &mut *passing.head,
                 body: passing.body,
                 connection: passing.connection,
@@ -227,9 +228,11 @@ impl Gateway {
         let session = rule.session().or(of_backend.as_deref());
         let stick = session.map(|session| session.of(&head.headers, backend));
         let secure = head.scheme == Scheme::Https;
+        let identity = effects.identity.clone();
         let forward = Forward {
             pools: &self.pools,
             backend,
+            identity: identity.as_ref(),
             stick: stick.as_ref(),
             kind: plan.kind,
             timeouts: &plan.timeouts,
@@ -250,7 +253,7 @@ impl Gateway {
 
     fn mirror(&self, kind: RuleKind, head: &RequestHead, body: &Inbound, effects: &mut Effects) {
         for backend in effects.mirrors.drain(..) {
-            mirror::start(&self.pools, &backend, kind, head, body);
+            mirror::start(&self.pools, &backend, effects.identity.as_ref(), kind, head, body);
         }
     }
 }
@@ -294,7 +297,9 @@ fn listener<'a>(
     if let Some(listener) = counts {
         passing.exchange.set_listener(listener.metrics());
     }
-    selected.map(|listener| (table, listener))
+    let listener = selected?;
+    passing.effects.identity.clone_from(&listener.plan().client_certificate);
+    Ok((table, listener))
 }
 
 fn finish(answer: Answer, filters: &Filters, effects: &Effects) -> Response {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use portway_plan::ListenerProtocol;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -191,17 +192,21 @@ async fn connect(
 ) -> Result<(Rc<Lease>, Transport), Fault> {
     let backend = rule.choose().ok_or(FaultKind::InvalidRoute)?;
     session.set_backend(backend.metrics());
-    let lease = way.pools.lease(backend, None, None).await?;
+    let plan = way.listener.as_ref().map(|listener| listener.plan());
+    let identity = plan.and_then(|plan| plan.client_certificate.as_ref());
+    // BackendTLSPolicies are for what ends here: a TCPRoute's client may well speak TLS itself.
+    let through = way.through || plan.is_some_and(|plan| plan.protocol == ListenerProtocol::Tcp);
+    let lease = way.pools.lease(backend, identity, None, None).await?;
     session.begin_try(lease.endpoint().address());
-    let failed = match way.pools.dial(&lease, way.through).await {
+    let failed = match way.pools.dial(&lease, through).await {
         Ok(transport) => return Ok((lease, transport)),
         Err(fault) => fault,
     };
-    let again = way.pools.lease(backend, None, Some(lease.endpoint().id())).await?;
+    let again = way.pools.lease(backend, identity, None, Some(lease.endpoint().id())).await?;
     if again.endpoint().id() == lease.endpoint().id() {
         return Err(failed);
     }
     session.begin_try(again.endpoint().address());
-    let transport = way.pools.dial(&again, way.through).await?;
+    let transport = way.pools.dial(&again, through).await?;
     Ok((again, transport))
 }

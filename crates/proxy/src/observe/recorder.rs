@@ -74,6 +74,8 @@ pub enum Handshake {
     Malformed,
     /// The client sent an alert (it does not trust the certificate, …).
     Alert,
+    /// The client shows no certificate, or none that the listener trusts.
+    Untrusted,
     /// It took too long.
     Timeout,
     /// The connection broke.
@@ -82,12 +84,13 @@ pub enum Handshake {
 
 impl Handshake {
     /// All outcomes, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::UnknownName,
         Self::Incompatible,
         Self::Malformed,
         Self::Alert,
+        Self::Untrusted,
         Self::Timeout,
         Self::Closed,
     ];
@@ -100,6 +103,7 @@ impl Handshake {
             Self::Incompatible => "incompatible",
             Self::Malformed => "malformed",
             Self::Alert => "alert",
+            Self::Untrusted => "untrusted",
             Self::Timeout => "timeout",
             Self::Closed => "closed",
         }

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use portway_plan::{BackendKey, BackendProtocol, EndpointAddress, EndpointState, Endpoints};
+use portway_plan::{BackendKey, BackendProtocol, CertificateKey, EndpointAddress, EndpointState, Endpoints};
 use rand::Rng;
 use tokio::sync::{Notify, watch};
 
+use super::tls::{ClientTls, Connectors};
 use crate::http::Session;
 use crate::observe::BackendMetrics;
 
@@ -31,6 +32,8 @@ pub struct Backend {
     retrying: AtomicUsize,
     metrics: Arc<BackendMetrics>,
     departures: Departures,
+    /// `None` for plain text.
+    tls: ArcSwapOption<Connectors>,
 }
 
 /// Tells workers that endpoints have left, so that they close their idle connections to them.
@@ -207,6 +210,7 @@ impl Backend {
             retrying: AtomicUsize::new(0),
             metrics,
             departures,
+            tls: ArcSwapOption::empty(),
         };
         backend.set_protocol(protocol);
         backend
@@ -253,6 +257,28 @@ impl Backend {
         }
         self.session.store(planned.and_then(Session::compile).map(Arc::new));
         self.has_session.store(planned.is_some(), Ordering::Relaxed);
+    }
+
+    /// How it is reached over TLS, if it is, with that certificate to show.
+    #[inline]
+    pub(super) fn tls(&self, identity: Option<&CertificateKey>) -> Option<Arc<ClientTls>> {
+        self.tls.load().as_ref().and_then(|connectors| connectors.get(identity)).cloned()
+    }
+
+    /// Takes over how a plan has it reached over TLS, made from what was before. Connections that another
+    /// way has made are closed as soon as they idle.
+    pub(crate) fn update_tls(&self, next: impl FnOnce(Option<&Connectors>) -> Option<Connectors>) {
+        let before = self.tls.load_full();
+        let next = next(before.as_deref()).map(Arc::new);
+        match (&before, &next) {
+            (None, None) => return,
+            (Some(before), Some(next)) if before.is_same(next) => return,
+            _ => {}
+        }
+        self.tls.store(next.clone());
+        if before.is_some_and(|before| before.retire(next.as_deref())) {
+            self.departures.tell();
+        }
     }
 
     /// Where it is now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use portway_plan::{BackendKey, Plan};
 use tokio::sync::watch;
 
-use super::{Backend, Departures, backend, resolve};
+use super::{Backend, Connectors, Departures, backend, resolve};
 use crate::observe::Metrics;
 
 /// The backends of one plan.
@@ -69,7 +69,12 @@ impl Backends {
             same &= found.is_some();
             let backend = found.unwrap_or_else(|| {
                 let (metrics, departures) = (self.metrics.backend(key), self.departures.clone());
-                Arc::new(Backend::new(key.clone(), planned.protocol, metrics, departures))
+                let backend = Backend::new(key.clone(), planned.protocol, metrics, departures);
+                if planned.tls.is_some() {
+                    // Until who has the certificates says how: plain text would be worse than nothing.
+                    backend.update_tls(|_| Some(Connectors::shut()));
+                }
+                Arc::new(backend)
             });
             backend.set_protocol(planned.protocol);
             backend.set_session(planned.session.as_ref());

@@ -2,12 +2,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use portway_plan::BackendKey;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
+use super::{ClientTls, Limits};
 use crate::fault::{Fault, FaultKind};
 use crate::observe::Shard;
 
@@ -22,14 +24,18 @@ pub struct Transport {
 enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
+    /// TLS. Boxed, since it is ten times as large.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
     /// Has the connection reset when it is dropped, so that the other side does not take the end for a
     /// regular one.
     pub fn abort(&self) {
-        let Stream::Tcp(stream) = &self.stream;
-        reset(stream);
+        reset(match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        });
     }
 }
 
@@ -45,29 +51,48 @@ impl Drop for Transport {
     }
 }
 
-/// Connects within the time given, and counts it there.
+/// What is needed for TLS.
+pub(super) struct Secure<'a> {
+    pub(super) tls: &'a ClientTls,
+    /// That of the endpoint.
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) alpn: &'a [u8],
+}
+
+/// Connects, over TLS if that is given, and counts it there.
 ///
 /// # Errors
-/// [`FaultKind::Connect`] when the endpoint refuses, cannot be reached or does not answer in time.
-pub async fn connect(
+/// [`FaultKind::Connect`] when the endpoint refuses, cannot be reached or does not answer in time;
+/// [`FaultKind::UpstreamTls`] when one side does not trust the other.
+pub(super) async fn connect(
     address: SocketAddr,
-    timeout: Duration,
+    tls: Option<Secure<'_>>,
+    limits: &Limits,
     counts: &Arc<Shard<BackendKey>>,
 ) -> Result<Transport, Fault> {
-    let failed = |why: &dyn std::fmt::Display| {
+    let failed = |kind: FaultKind, why: &dyn std::fmt::Display| {
         counts.connect_failures.add(1);
-        Err(Fault::new(FaultKind::Connect, format_args!("{address}: {why}")))
+        Err(Fault::new(kind, format_args!("{address}: {why}")))
     };
-    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+    let stream = match tokio::time::timeout(limits.connect_timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed(&error),
-        Err(_) => return failed(&"no answer in time"),
+        Ok(Err(error)) => return failed(FaultKind::Connect, &error),
+        Err(_) => return failed(FaultKind::Connect, &"no answer in time"),
     };
     // Fails only on a connection that is already dead, which the first write will tell.
     let _ = stream.set_nodelay(true);
+    let stream = match tls {
+        None => Stream::Tcp(stream),
+        Some(Secure { tls, config, alpn }) => {
+            match Box::pin(tls.handshake(config, alpn, stream, limits.handshake_timeout)).await {
+                Ok(stream) => Stream::Tls(Box::new(stream)),
+                Err(fault) => return failed(fault.kind, &fault.detail.unwrap_or_default()),
+            }
+        }
+    };
     counts.connects.add(1);
     counts.connections.add(1);
-    Ok(Transport { stream: Stream::Tcp(stream), counts: counts.clone() })
+    Ok(Transport { stream, counts: counts.clone() })
 }
 
 impl AsyncRead for Transport {
@@ -79,6 +104,7 @@ impl AsyncRead for Transport {
     ) -> Poll<std::io::Result<()>> {
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -88,6 +114,7 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -99,24 +126,28 @@ impl AsyncWrite for Transport {
     ) -> Poll<std::io::Result<usize>> {
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
             Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

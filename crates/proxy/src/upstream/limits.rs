@@ -5,6 +5,8 @@ use std::time::Duration;
 pub struct Limits {
     /// How long a connection may take to be established; 5 s.
     pub connect_timeout: Duration,
+    /// How long a TLS handshake may take, after that; 5 s.
+    pub handshake_timeout: Duration,
     /// How long an idle connection is kept; 60 s, below the 75 s after which many servers close theirs.
     pub idle_timeout: Duration,
     /// How many idle HTTP/1.1 connections one worker keeps to one endpoint; 256.
@@ -44,6 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
             idle_per_endpoint: 256,
             connections_per_endpoint: 4096,

@@ -16,13 +16,17 @@ mod connect;
 mod limits;
 mod pool;
 mod resolve;
+mod tls;
+mod verify;
 mod weights;
 
 pub(crate) use backend::now_ms;
 pub use backend::{Backend, Departures, Endpoint, EndpointId, EndpointSet, InFlight, Retrying};
 pub use backends::{BackendMap, Backends};
+pub use connect::Transport;
 pub(crate) use connect::reset;
-pub use connect::{Transport, connect};
 pub use limits::Limits;
 pub use pool::{Connection, HeldBack, Lease, Mirroring, Pools, Protocol};
+pub use tls::ClientTls;
+pub(crate) use tls::{Connectors, Ingredients};
 pub use weights::Weights;

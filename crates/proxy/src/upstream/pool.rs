@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use portway_plan::BackendKey;
+use portway_plan::{BackendKey, CertificateKey};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rustls::ClientConfig;
 use slab::Slab;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::backend::now_ms;
-use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport, connect};
+use super::connect::{Secure, connect};
+use super::tls::{ClientTls, ClientTlsId};
+use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport};
 use crate::fault::{Fault, FaultKind};
 use crate::http::{h1, h2};
 use crate::observe::Shard;
@@ -31,7 +34,7 @@ pub struct Pools {
     /// The worker's number.
     worker: usize,
     limits: Limits,
-    endpoints: RefCell<HashMap<EndpointId, Rc<Pool>, BuildHasherDefault<IdHasher>>>,
+    endpoints: RefCell<HashMap<PoolKey, Rc<Pool>, BuildHasherDefault<IdHasher>>>,
     rng: RefCell<SmallRng>,
     /// Exchanges under way, to be given up when nothing moves.
     leases: RefCell<Slab<Weak<Lease>>>,
@@ -42,9 +45,15 @@ pub struct Pools {
     sweeps: Cell<u64>,
 }
 
+/// Which endpoint, and by which TLS it is reached.
+type PoolKey = (EndpointId, ClientTlsId);
+
 /// Connections to one endpoint.
 struct Pool {
     endpoint: Arc<Endpoint>,
+    tls: Option<Arc<ClientTls>>,
+    /// Made for the first connection.
+    config: RefCell<Option<Arc<ClientConfig>>>,
     /// This worker's counters of the backend.
     counts: Arc<Shard<BackendKey>>,
     idle_limit: usize,
@@ -83,7 +92,7 @@ impl Hasher for IdHasher {
 
     fn write_u64(&mut self, id: u64) {
         // The map takes its buckets from both ends of the hash.
-        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = (self.0.rotate_left(32) ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
@@ -150,13 +159,14 @@ impl Pools {
     }
 
     /// Picks an endpoint for a try and counts it there: the preferred one if it serves; else one that was just
-    /// tried is avoided.
+    /// tried is avoided. With TLS, it is shown the certificate of that name.
     ///
     /// # Errors
     /// [`FaultKind::NoEndpoints`] when there are none, for a name when it has not been resolved in time.
     pub async fn lease(
         self: &Rc<Self>,
         backend: &Arc<Backend>,
+        identity: Option<&CertificateKey>,
         preferred: Option<SocketAddr>,
         tried: Option<EndpointId>,
     ) -> Result<Rc<Lease>, Fault> {
@@ -171,7 +181,7 @@ impl Pools {
             .ok_or_else(|| Fault::new(FaultKind::NoEndpoints, backend.key()))?
             .clone();
         drop(endpoints);
-        let pool = self.pool(backend, &endpoint);
+        let pool = self.pool(backend, &endpoint, backend.tls(identity));
         let mut leases = self.leases.borrow_mut();
         let slot = leases.vacant_entry();
         let lease = Rc::new(Lease {
@@ -188,11 +198,14 @@ impl Pools {
         Ok(lease)
     }
 
-    fn pool(&self, backend: &Backend, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
+    fn pool(&self, backend: &Backend, endpoint: &Arc<Endpoint>, tls: Option<Arc<ClientTls>>) -> Rc<Pool> {
         let mut pools = self.endpoints.borrow_mut();
-        let pool = pools.entry(endpoint.id()).or_insert_with(|| {
+        let key = (endpoint.id(), tls.as_ref().map_or(0, |tls| tls.id()));
+        let pool = pools.entry(key).or_insert_with(|| {
             Rc::new(Pool {
                 endpoint: endpoint.clone(),
+                tls,
+                config: RefCell::default(),
                 counts: backend.metrics().shard(self.worker).clone(),
                 idle_limit: self.limits.idle_per_endpoint,
                 idle: RefCell::default(),
@@ -211,8 +224,8 @@ impl Pools {
     /// A connection for a try: one that idles, a shared one, or a new one.
     ///
     /// # Errors
-    /// [`FaultKind::Connect`] when there is none to be had; [`FaultKind::Overloaded`] when all are in use
-    /// and too many requests wait already, or for too long.
+    /// [`FaultKind::Connect`] or [`FaultKind::UpstreamTls`] when there is none to be had;
+    /// [`FaultKind::Overloaded`] when all are in use and too many requests wait already, or for too long.
     pub async fn connection(&self, lease: &Lease, protocol: Protocol) -> Result<Connection, Fault> {
         if protocol == Protocol::H2 {
             return lease.pool.shared_connection(&self.limits).await.map(Connection::H2);
@@ -235,7 +248,7 @@ impl Pools {
                 }
             }
         }
-        let stream = pool.connect(&self.limits).await?;
+        let stream = pool.connect(&self.limits, b"http/1.1").await?;
         Ok(Connection::H1 { client: h1::Client::new(stream), reused: false })
     }
 
@@ -249,9 +262,10 @@ impl Pools {
         let permit = permit.map_err(|_| Fault::new(FaultKind::Overloaded, lease.endpoint().address()))?;
         lease.permit.replace(Some(permit));
         if through {
-            lease.pool.connect_tcp(&self.limits).await
+            lease.pool.dial(None, &self.limits).await
         } else {
-            lease.pool.connect(&self.limits).await
+            // What is spoken is between the client and the backend.
+            lease.pool.connect(&self.limits, b"").await
         }
     }
 
@@ -278,11 +292,11 @@ impl Pools {
             .fold((0, 0), |(h1, h2), pool| (h1 + pool.idle.borrow().len(), h2 + pool.shared.borrow().len()))
     }
 
-    /// Closes what leads to endpoints that have left.
+    /// Closes what leads to endpoints that have left, or goes by TLS that is no longer theirs.
     fn leave(&self) {
         let mut left = Vec::new();
         self.endpoints.borrow_mut().retain(|_, pool| {
-            let removed = pool.endpoint.is_removed();
+            let removed = pool.is_closed();
             if removed {
                 left.push(pool.clone());
             }
@@ -384,12 +398,29 @@ impl Pool {
         self.idle.borrow_mut().pop()
     }
 
-    async fn connect(&self, limits: &Limits) -> Result<Transport, Fault> {
-        self.connect_tcp(limits).await
+    /// Whether no connection is to be kept.
+    fn is_closed(&self) -> bool {
+        self.endpoint.is_removed() || self.tls.as_ref().is_some_and(|tls| tls.is_retired())
     }
 
-    async fn connect_tcp(&self, limits: &Limits) -> Result<Transport, Fault> {
-        let result = connect(self.endpoint.address(), limits.connect_timeout, &self.counts).await;
+    /// Connects. `alpn` is what is to be spoken, if it is over TLS.
+    async fn connect(&self, limits: &Limits, alpn: &[u8]) -> Result<Transport, Fault> {
+        let secure = match &self.tls {
+            None => None,
+            Some(tls) => {
+                let known = self.config.borrow().clone();
+                let config = match known {
+                    Some(config) => config,
+                    None => self.config.borrow_mut().insert(tls.config()?).clone(),
+                };
+                Some(Secure { tls, config, alpn })
+            }
+        };
+        self.dial(secure, limits).await
+    }
+
+    async fn dial(&self, secure: Option<Secure<'_>>, limits: &Limits) -> Result<Transport, Fault> {
+        let result = connect(self.endpoint.address(), secure, limits, &self.counts).await;
         match &result {
             Ok(_) => self.endpoint.connected(),
             Err(_) => {
@@ -430,7 +461,7 @@ impl Pool {
         }
         let begun = Instant::now();
         // The time for waiting is apart from the time for connecting.
-        self.wait(limits, limits.wait_timeout + limits.connect_timeout, async {
+        self.wait(limits, limits.wait_timeout + limits.connect_timeout + limits.handshake_timeout, async {
             loop {
                 let room = self.room.notified();
                 {
@@ -443,10 +474,11 @@ impl Pool {
                         return Err(Fault::new(FaultKind::Connect, self.endpoint.address()));
                     }
                     if self.shared.borrow().len() < limits.h2_connections_per_endpoint {
-                        let stream = self.connect(limits).await?;
-                        let client = h2::client::Client::handshake(stream, self.room.clone()).await?;
+                        let stream = self.connect(limits, b"h2").await?;
+                        let (secure, room) = (self.tls.is_some(), self.room.clone());
+                        let client = h2::client::Client::handshake(stream, secure, room).await?;
                         let client = Rc::new(client);
-                        if !self.endpoint.is_removed() {
+                        if !self.is_closed() {
                             self.shared.borrow_mut().push(client.clone());
                         }
                         return Ok(client);
@@ -526,7 +558,7 @@ impl Lease {
 impl h1::Recycle<Transport> for Lease {
     fn recycle(&self, client: h1::Client<Transport>) {
         let pool = &self.pool;
-        if pool.endpoint.is_removed() {
+        if pool.is_closed() {
             return;
         }
         let mut idle = pool.idle.borrow_mut();

@@ -3,7 +3,9 @@
 mod answers;
 mod auth;
 mod auth_grpc;
+mod backend_tls;
 mod change;
+mod client_certificates;
 mod filters;
 mod grpc;
 mod l4;

@@ -199,6 +199,12 @@ fn readable_plan(plan: &Plan) -> Value {
             certificate.as_object_mut().unwrap().retain(|key, _| key == "names" || key == "notAfter");
         }
     }
+    if let Some(trust) = plan["trust"].as_object_mut() {
+        for bundle in trust.values_mut() {
+            let count = bundle["certificates"].as_array().map_or(0, Vec::len);
+            *bundle = json!({"certificates": count});
+        }
+    }
     plan
 }
 
@@ -224,6 +230,18 @@ fn readable_status(status: &Status) -> Value {
         Status::Gateway(_) | Status::ListenerSet(_) => {
             out["conditions"] = conditions(status.conditions());
             out["listeners"] = listeners(status.listeners());
+        }
+        Status::Policy(status) => {
+            let ancestors = status.ancestors.iter().map(|ancestor| {
+                let mut reference = serde_json::to_value(&ancestor.ancestor_ref).unwrap();
+                reference.as_object_mut().unwrap().retain(|key, _| key != "group");
+                json!({
+                    "ancestorRef": reference,
+                    "controllerName": ancestor.controller_name,
+                    "conditions": conditions(&ancestor.conditions),
+                })
+            });
+            out["ancestors"] = ancestors.collect();
         }
         Status::Route(status) => {
             let parents = status.parents.iter().map(|parent| {

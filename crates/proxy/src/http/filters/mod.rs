@@ -110,6 +110,8 @@ pub struct Effects {
     pub mirrors: SmallVec<[Arc<Backend>; 1]>,
     /// The request's `Origin`, if a CORS filter was met.
     origin: Option<Bytes>,
+    /// The certificate that the listener shows to backends.
+    pub(crate) identity: Option<plan::CertificateKey>,
     /// Headers for the response, from authorization services.
     pub(crate) additions: Vec<Addition>,
     /// Someone was asked, which took time.

@@ -46,6 +46,7 @@ struct State {
     closed: Cell<bool>,
     answered: Cell<bool>,
     idle_since: Cell<Instant>,
+    secure: bool,
     /// Told when a stream has ended or the connection is gone.
     room: Rc<Notify>,
 }
@@ -65,12 +66,12 @@ pub struct Outgoing<'a> {
 }
 
 impl Client {
-    /// Begins HTTP/2 with prior knowledge on a fresh connection, which a task of its own drives. `room` is
-    /// told whenever a stream ends.
+    /// Begins HTTP/2 with prior knowledge on a fresh connection, `secure` if it is one over TLS, which a task
+    /// of its own drives. `room` is told whenever a stream ends.
     ///
     /// # Errors
     /// When the connection breaks at once.
-    pub async fn handshake<I>(io: I, room: Rc<Notify>) -> Result<Self, Fault>
+    pub async fn handshake<I>(io: I, secure: bool, room: Rc<Notify>) -> Result<Self, Fault>
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -88,6 +89,7 @@ impl Client {
             closed: Cell::new(false),
             answered: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
+            secure,
             room,
         });
         tokio::task::spawn_local(drive(connection, state.clone()));
@@ -132,7 +134,7 @@ impl Client {
     pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Answer, SendError> {
         let unsent = |fault| SendError { fault, progress: Progress::Unsent };
         let Outgoing { head, endpoint, body, informational, hold } = outgoing;
-        let request = request(head, endpoint, &body).map_err(unsent)?;
+        let request = request(head, endpoint, self.state.secure, &body).map_err(unsent)?;
         let mut send = self.send.clone();
         let broken = |error: h2::Error| SendError { progress: progress(&error), fault: broken(&error) };
         // Going away, or gone, since it was taken from the pool.
@@ -239,7 +241,12 @@ impl Drop for Counted {
     }
 }
 
-fn request(head: &RequestHead, endpoint: SocketAddr, body: &Body) -> Result<http::Request<()>, Fault> {
+fn request(
+    head: &RequestHead,
+    endpoint: SocketAddr,
+    secure: bool,
+    body: &Body,
+) -> Result<http::Request<()>, Fault> {
     let invalid = |_| Fault::new(FaultKind::Internal, "a target that HTTP/2 cannot carry");
     let authority = match head.authority.text() {
         text if text.is_empty() => Authority::try_from(endpoint.to_string()).map_err(invalid)?,
@@ -247,7 +254,7 @@ fn request(head: &RequestHead, endpoint: SocketAddr, body: &Body) -> Result<http
     };
     let mut parts = http::uri::Parts::default();
     // Of the connection to the backend, not of the client's: some servers refuse `https` in plain text.
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(authority);
     let target = PathAndQuery::from_maybe_shared(head.target.text().clone()).map_err(invalid)?;
     parts.path_and_query = Some(target);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portway_plan::{AuthProtocol, Retry, RuleKind, Timeouts};
+use portway_plan::{AuthProtocol, CertificateKey, Retry, RuleKind, Timeouts};
 
 use super::Effects;
 use super::header_modifier::PROTECTED;
@@ -41,6 +41,8 @@ pub struct ExternalAuth {
 /// A request about which someone is to be asked.
 pub(crate) struct Question<'a> {
     pub(crate) pools: &'a Rc<Pools>,
+    /// The certificate to show to who is asked.
+    pub(crate) identity: Option<CertificateKey>,
     pub(crate) head: &'a mut RequestHead,
     pub(crate) body: &'a Inbound,
     pub(crate) connection: &'a Connection,
@@ -118,6 +120,7 @@ impl ExternalAuth {
         let forward = Forward {
             pools: question.pools,
             backend,
+            identity: question.identity.as_ref(),
             kind,
             timeouts: &Timeouts { request: Some(time), backend_request: None },
             begun: None,
