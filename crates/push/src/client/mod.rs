@@ -21,6 +21,9 @@ use crate::outcome::Outcome;
 /// The least time between two tries to connect, and the most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
+/// As after how many failures a proxy waits whose Gateway is not known: 2 to 4 s.
+const GONE: u32 = 4;
+
 /// How a proxy finds its controller.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -90,6 +93,12 @@ enum Ended {
     Reset(String),
 }
 
+impl Ended {
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code() == tonic::Code::NotFound)
+    }
+}
+
 impl Client {
     /// A client, and what tells how it is. Nothing happens before [`Client::run`].
     pub fn new(options: ClientOptions, apply: impl Apply) -> (Self, watch::Receiver<ClientState>) {
@@ -113,6 +122,10 @@ impl Client {
             }
             let served = began.elapsed() > BACKOFF.1 || self.state.borrow().revision != before;
             failures = if served && !matches!(ended, Ended::Reset(_)) { 0 } else { failures + 1 };
+            if ended.is_not_found() {
+                // The Gateway is gone, and so will be this pod and its ServiceAccount: no need to insist.
+                failures = failures.max(GONE);
+            }
             self.tell(&ended);
             tokio::time::sleep(backoff(failures)).await;
         }
