@@ -28,6 +28,8 @@ pub type Namespace = Object<NamespaceSpec>;
 pub type Service = Object<ServiceSpec>;
 /// Some of a Service's endpoints.
 pub type EndpointSlice = Object<EndpointSliceSpec>;
+/// Some containers that run together; what matters is where they answer.
+pub type Pod = Object<PodSpec>;
 /// Certificates and other secrets.
 pub type Secret = Object<SecretSpec>;
 /// Plain configuration, such as CA certificates.
@@ -127,6 +129,17 @@ pub struct EndpointPort {
     pub protocol: Option<String>,
     /// What is spoken on it.
     pub app_protocol: Option<String>,
+}
+
+/// What a gateway reads of a pod, which is in its status. Its labels are in its metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodSpec {
+    /// The first of its addresses, once it has one. None when it has ended.
+    pub ip: Option<String>,
+    /// Whether its containers say that they are ready.
+    pub ready: bool,
+    /// Whether it is shutting down.
+    pub terminating: bool,
 }
 
 /// A Secret's type and contents; `stringData` is folded in.
@@ -234,6 +247,30 @@ impl Kind for EndpointSlice {
             ports: ports.collect(),
         };
         Ok(object(slice.metadata, spec))
+    }
+}
+
+impl Kind for Pod {
+    const ID: KindId = KindId::Pod;
+    const INFO: KindInfo = core_kind("Pod", "pods", &["po"]);
+
+    fn from_value(mut value: Value) -> Result<Self, serde_json::Error> {
+        if let Some(fields) = value.as_object_mut() {
+            // Large, and nothing to a gateway.
+            fields.remove("spec");
+        }
+        let pod = core::Pod::deserialize(value)?;
+        let status = pod.status.unwrap_or_default();
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let first = status.pod_ips.unwrap_or_default().into_iter().next().map(|address| address.ip);
+        let is_ready =
+            |condition: &core::PodCondition| condition.type_ == "Ready" && condition.status == "True";
+        let spec = PodSpec {
+            ip: first.or(status.pod_ip).filter(|ip| !ip.is_empty() && !ended),
+            ready: status.conditions.unwrap_or_default().iter().any(is_ready),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+        };
+        Ok(object(pod.metadata, spec))
     }
 }
 

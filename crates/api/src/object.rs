@@ -228,6 +228,7 @@ kinds! {
     portway::GatewayParameters,
     core::Service,
     core::EndpointSlice,
+    core::Pod,
     core::Secret,
     core::ConfigMap,
     core::ClusterTrustBundle,

@@ -151,6 +151,7 @@ fn whole(object: &AnyObject) -> Option<Value> {
         AnyObject::Namespace(_)
         | AnyObject::Service(_)
         | AnyObject::EndpointSlice(_)
+        | AnyObject::Pod(_)
         | AnyObject::Secret(_)
         | AnyObject::ConfigMap(_)
         | AnyObject::ClusterTrustBundle(_) => return None,

@@ -65,12 +65,11 @@ pub(crate) fn problems(now: &Problems, before: &Problems, resources: &Resources)
 }
 
 /// Kinds that are read and validated, and that nothing here acts on.
-const UNSERVED: [KindId; 8] = [
+const UNSERVED: [KindId; 7] = [
     KindId::TLSRoute,
     KindId::TCPRoute,
     KindId::UDPRoute,
     KindId::BackendTLSPolicy,
-    KindId::XBackend,
     KindId::XBackendTrafficPolicy,
     KindId::XMesh,
     KindId::XTelemetryPolicy,
@@ -110,6 +109,10 @@ pub(crate) fn no_endpoints<'a>(
     let mut places = Places::new(resources);
     let warning = |backend: &BackendKey| {
         let key = key_of(&backend.object)?;
+        if key.kind == KindId::XBackend {
+            let message = "NoEndpoints: no Pod with these labels is ready; requests to it get 503";
+            return Some(places.at(Diagnostic::warning(message), &key, "spec.endpointSelector"));
+        }
         let message = format!(
             "NoEndpoints: no EndpointSlice says where port {} is; requests to it get 503",
             backend.port

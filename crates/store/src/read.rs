@@ -91,7 +91,8 @@ impl Content {
             self.refused.push(key);
             return;
         }
-        if let Some(fields) = value.as_object_mut() {
+        // A pod's is where it is, as an EndpointSlice's endpoints are.
+        if let Some(fields) = value.as_object_mut().filter(|_| key.kind != KindId::Pod) {
             // Statuses are the controllers' to write: this one is the CRD's default.
             fields.shift_remove("status");
         }

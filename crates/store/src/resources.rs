@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use portway_api::core::{
-    ClusterTrustBundle, ConfigMap, EndpointSlice, NAMESPACE_NAME_LABEL, Namespace, SERVICE_NAME_LABEL,
+    ClusterTrustBundle, ConfigMap, EndpointSlice, NAMESPACE_NAME_LABEL, Namespace, Pod, SERVICE_NAME_LABEL,
     Secret, Service,
 };
 use portway_api::gateway::{
@@ -233,6 +233,7 @@ held! {
     GatewayParameters: gateway_parameters,
     Service: services,
     EndpointSlice: endpoint_slices,
+    Pod: pods,
     Secret: secrets,
     ConfigMap: config_maps,
     ClusterTrustBundle: cluster_trust_bundles,
@@ -245,7 +246,7 @@ impl AnyObject {
             ($($kind:ident)+) => {
                 match self {
                     $(Self::$kind(stored) => serde_json::to_value(&stored.object).ok(),)+
-                    Self::Namespace(_) | Self::Service(_) | Self::EndpointSlice(_) => None,
+                    Self::Namespace(_) | Self::Service(_) | Self::EndpointSlice(_) | Self::Pod(_) => None,
                     Self::Secret(_) | Self::ConfigMap(_) | Self::ClusterTrustBundle(_) => None,
                 }
             };

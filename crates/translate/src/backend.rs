@@ -15,13 +15,15 @@ use portway_store::Resources;
 
 use crate::backend_tls::{self, Policies};
 use crate::condition::Finding;
-use crate::grants;
+use crate::{grants, x_backend};
 
 /// What a translation of a route has looked at, and must look at again when it changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Dependency {
     /// A Service, there or not: namespace and name.
     Service(Arc<str>, Arc<str>),
+    /// An XBackend, there or not: namespace and name.
+    XBackend(Arc<str>, Arc<str>),
     /// The ReferenceGrants of a namespace.
     Grants(Arc<str>),
     /// The BackendTLSPolicies of a namespace.
@@ -93,12 +95,14 @@ impl<'a> Resolver<'a> {
 
     fn find(&mut self, reference: Reference<'_>) -> Result<BackendKey, (&'static str, String)> {
         let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
-        if !group.is_empty() || kind != "Service" {
+        let is_x_backend = group == x_backend::GROUP && kind == KindId::XBackend.as_str();
+        if !is_x_backend && (!group.is_empty() || kind != "Service") {
             let group = if group.is_empty() { "core" } else { group };
             return Err((
                 "InvalidKind",
                 format!(
-                    "{kind} of the API group {group} is no kind of backend that Portway supports; use a Service"
+                    "{kind} of the API group {group} is no kind of backend that Portway supports; use a Service or an \
+                     XBackend"
                 ),
             ));
         }
@@ -110,6 +114,10 @@ impl<'a> Resolver<'a> {
         }
         grants::permit(resources, self.route, grants::Target { group, kind, namespace, name })
             .map_err(|message| ("RefNotPermitted", message))?;
+        if is_x_backend {
+            self.dependencies.insert(Dependency::XBackend(namespace.into(), name.into()));
+            return x_backend::resolve(resources, self.route.kind, namespace, name);
+        }
         self.dependencies.insert(Dependency::Service(namespace.into(), name.into()));
         let Some(number) = reference.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
         else {
@@ -227,6 +235,9 @@ fn port_of<'a>(resources: &'a Resources, key: &BackendKey) -> Option<(&'a Servic
 
 /// How to speak to a backend that a route resolved.
 pub(crate) fn describe(resources: &Resources, policies: &Policies, key: &BackendKey) -> Backend {
+    if x_backend::is_one(key) {
+        return x_backend::describe(resources, key);
+    }
     let port = port_of(resources, key).map(|(_, port)| port);
     let app = port.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();
     let mut backend = Backend::new(key.clone(), protocol(app).unwrap_or_default());
@@ -242,6 +253,9 @@ pub(crate) fn describe(resources: &Resources, policies: &Policies, key: &Backend
 /// A Service with slices of both IP families has each of its pods in two slices; one family is used, the
 /// Service's first unless only the other has endpoints, so that no pod counts twice.
 pub(crate) fn locate(resources: &Resources, key: &BackendKey) -> Endpoints {
+    if x_backend::is_one(key) {
+        return x_backend::locate(resources, key);
+    }
     let Some((service, port)) = port_of(resources, key) else { return Endpoints::default() };
     if service.spec.is_external_name() {
         let name = service.spec.external_name.as_deref().and_then(|name| {

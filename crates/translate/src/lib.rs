@@ -44,6 +44,7 @@ mod status;
 mod survey;
 mod translator;
 mod trust;
+mod x_backend;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portway_api::object::ObjectKey;
+use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
     Backend, BackendKey, Endpoints, Listener, ListenerProtocol, ObjectRef, Plan, Port, Shards,
     TlsTermination, Transport, TrustKey,
@@ -141,9 +141,10 @@ impl Plans {
         stale.backends.entry(backend.clone()).or_default().insert(site.clone());
     }
 
-    /// A Service, or where it is, is another: its ports are to be looked at again where they are in plans.
-    pub(crate) fn look_at(&self, namespace: &str, name: &str, stale: &mut Stale) {
-        let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
+    /// A Service or XBackend, or where it is, is another: its ports are to be looked at again where they are in
+    /// plans.
+    pub(crate) fn look_at(&self, kind: KindId, namespace: &str, name: &str, stale: &mut Stale) {
+        let object = ObjectRef { kind: kind.as_str().into(), namespace: namespace.into(), name: name.into() };
         let first = BackendKey { object: object.clone(), port: 0, transport: Transport::Tcp };
         let last = BackendKey { object, port: u16::MAX, transport: Transport::Udp };
         for (key, sites) in self.users.range(first..=last) {

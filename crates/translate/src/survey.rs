@@ -17,7 +17,7 @@ use crate::condition::Finding;
 use crate::listener::{ListenerId, ListenerNode};
 use crate::precedence::Seniority;
 use crate::trust::Bundles;
-use crate::{Options, certificate, class, contest, gateway, listenerset};
+use crate::{Options, certificate, class, contest, gateway, listenerset, x_backend};
 
 /// A Gateway of one of Portway's classes, examined.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub(crate) struct Survey {
     pub(crate) asked: BTreeSet<ObjectKey>,
     /// The authorities that listeners check clients against, by the plan that has them.
     pub(crate) trust: BTreeMap<Site, BTreeSet<TrustKey>>,
-    /// The objects that were asked for with permission, there or not.
+    /// The objects that were asked for with permission, there or not; all pods, if any is selected.
     pub(crate) wanted: Arc<BTreeSet<ObjectKey>>,
     /// What the filters of listeners were made of.
     pub(crate) dependencies: BTreeSet<Dependency>,
@@ -200,6 +200,8 @@ pub(crate) fn survey(
             .iter()
             .map(|(namespace, name)| ObjectKey::new(KindId::Secret, namespace, name))
             .chain(survey.asked.iter().cloned())
+            // By no name: all of them.
+            .chain(x_backend::selects_pods(resources).then(|| ObjectKey::new(KindId::Pod, "", "")))
             .collect(),
     );
     let mut contests: BTreeMap<Site, contest::Contest> = BTreeMap::new();

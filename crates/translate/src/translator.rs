@@ -13,7 +13,7 @@ mod tls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portway_api::core::{EndpointSlice, SERVICE_NAME_LABEL};
+use portway_api::core::{EndpointSlice, Pod, SERVICE_NAME_LABEL};
 use portway_api::object::{KindId, ObjectKey};
 use portway_store::{Change, Changes, Resources};
 
@@ -30,7 +30,7 @@ use crate::route::{self, RouteNode, RouteObject};
 use crate::status::{Status, Statuses};
 use crate::survey::{self, Site, Survey, survey};
 use crate::trust::Bundles;
-use crate::{Options, Problems, Translation, certificate, class, gateway, listenerset};
+use crate::{Options, Problems, Translation, certificate, class, gateway, listenerset, x_backend};
 
 /// Translates again and again, each time at the cost of what changed since the time before.
 ///
@@ -159,7 +159,7 @@ impl Translator {
                 }
                 KindId::Service => {
                     of(&Dependency::Service(Arc::clone(namespace), Arc::clone(name)));
-                    self.plans.look_at(namespace, name, &mut work.stale);
+                    self.plans.look_at(*kind, namespace, name, &mut work.stale);
                     work.judged.extend(self.policies.of_service(namespace, name).cloned());
                 }
                 KindId::EndpointSlice => {
@@ -167,7 +167,7 @@ impl Translator {
                         let slice = resources.get::<EndpointSlice>(namespace, name);
                         let service = slice.and_then(|slice| slice.metadata.labels.get(SERVICE_NAME_LABEL));
                         if let Some(service) = service {
-                            self.plans.look_at(namespace, service, &mut work.stale);
+                            self.plans.look_at(KindId::Service, namespace, service, &mut work.stale);
                         }
                     }
                 }
@@ -178,10 +178,21 @@ impl Translator {
                 | KindId::UDPRoute => {
                     work.routes.insert(key.clone());
                 }
-                KindId::XBackend
-                | KindId::XBackendTrafficPolicy
-                | KindId::XMesh
-                | KindId::XTelemetryPolicy => {}
+                KindId::XBackend => {
+                    of(&Dependency::XBackend(Arc::clone(namespace), Arc::clone(name)));
+                    self.plans.look_at(*kind, namespace, name, &mut work.stale);
+                    // Whether pods are to be read may be another.
+                    work.stale.survey = true;
+                }
+                KindId::Pod => {
+                    for resources in [before, after] {
+                        let Some(pod) = resources.get::<Pod>(namespace, name) else { continue };
+                        for backend in x_backend::selecting(after, pod) {
+                            self.plans.look_at(KindId::XBackend, namespace, backend, &mut work.stale);
+                        }
+                    }
+                }
+                KindId::XBackendTrafficPolicy | KindId::XMesh | KindId::XTelemetryPolicy => {}
             }
         }
         work

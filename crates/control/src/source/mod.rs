@@ -11,7 +11,8 @@
 //! Nothing of a kind is kept that translation does not read ([`object`]). Secrets and ConfigMaps are not read but
 //! for those that something references: their watches are of metadata only, and what [`Source::want`] names is
 //! fetched. That needs `get`, `list` and `watch` on both in the whole cluster, since a reference may name any of
-//! them; a watch for each object by its name would need the same and a connection each.
+//! them; a watch for each object by its name would need the same and a connection each. Pods are watched while an
+//! XBackend selects some.
 //!
 //! The API server may be away for as long as it likes: what is known stays, the watches try again, and a relist
 //! tells what came, changed and went in between ([`Outages`]).
@@ -94,6 +95,8 @@ pub struct Source {
     messages: mpsc::Receiver<Message>,
     state: State,
     wanted: watch::Sender<Arc<BTreeSet<ObjectKey>>>,
+    /// Whether pods are wanted.
+    pods: watch::Sender<bool>,
     /// When the first event of a burst came.
     began: Option<Instant>,
     tasks: Vec<JoinHandle<()>>,
@@ -106,13 +109,14 @@ impl Source {
         let (sender, messages) = mpsc::channel(WAITING);
         let (wanted, _) = watch::channel(Arc::default());
         let mut tasks = Vec::new();
-        let served = served::follow_served(client.clone(), Arc::clone(outages), sender.clone());
+        let (pods, wants_pods) = watch::channel(false);
+        let served = served::follow_served(client.clone(), Arc::clone(outages), sender.clone(), wants_pods);
         tasks.push(runtime.spawn(served));
         for kind in BY_NEED {
             let lookup = lookup::Lookup::new(kind, client, Arc::clone(outages), sender.clone());
             tasks.push(runtime.spawn(lookup.run(wanted.subscribe())));
         }
-        Self { messages, state: State::new(BY_NEED), wanted, began: None, tasks }
+        Self { messages, state: State::new(BY_NEED), wanted, pods, began: None, tasks }
     }
 
     /// The next batch, when a burst of events is over. The first comes when all watches have listed what there is.
@@ -140,14 +144,17 @@ impl Source {
         }
     }
 
-    /// Sets which Secrets and ConfigMaps are to be read, there or not; others are forgotten. Returns whether all
+    /// Sets which Secrets and ConfigMaps are to be read, there or not; others are forgotten. Pods are watched, all of
+    /// them, while any is wanted. Returns whether all
     /// of them have been looked up; when they have, another batch comes.
     pub fn want(&mut self, wanted: &BTreeSet<ObjectKey>) -> bool {
         let new = self.state.want(wanted.iter().filter(|key| BY_NEED.contains(&key.kind)));
         if let Some(new) = new {
             self.wanted.send_replace(Arc::new(new));
         }
-        self.state.has_all()
+        let pods = wanted.iter().any(|key| key.kind == KindId::Pod);
+        self.pods.send_if_modified(|wants| std::mem::replace(wants, pods) != pods);
+        self.state.has_all() && (!pods || self.state.has_listed(KindId::Pod))
     }
 }
 

@@ -115,10 +115,10 @@ pub(super) fn read(kind: KindId, raw: Raw) -> Result<AnyObject, serde_json::Erro
 fn prune(kind: KindId, metadata: &mut Metadata) {
     metadata.annotations.retain(|name, _| name.starts_with(OURS));
     match kind {
-        // Selectors see the labels of namespaces, and those of EndpointSlices by XBackend.
-        KindId::Namespace => {}
+        // Selectors see the labels of namespaces and pods.
+        KindId::Namespace | KindId::Pod => {}
         KindId::EndpointSlice => {
-            metadata.labels.retain(|name, _| name == SERVICE_NAME_LABEL || !name.contains("kubernetes.io/"));
+            metadata.labels.retain(|name, _| name == SERVICE_NAME_LABEL);
         }
         _ => metadata.labels.clear(),
     }
@@ -127,6 +127,7 @@ fn prune(kind: KindId, metadata: &mut Metadata) {
         KindId::Namespace
             | KindId::Service
             | KindId::EndpointSlice
+            | KindId::Pod
             | KindId::Secret
             | KindId::ConfigMap
             | KindId::ClusterTrustBundle
@@ -135,6 +136,10 @@ fn prune(kind: KindId, metadata: &mut Metadata) {
         metadata.uid = None;
         metadata.creation_timestamp = None;
         metadata.resource_version = ResourceVersion::default();
+    }
+    if kind == KindId::Pod {
+        // It is in what is read of the pod.
+        metadata.deletion_timestamp = None;
     }
 }
 
@@ -167,11 +172,7 @@ mod tests {
         );
         let metadata = slice.metadata();
         assert_eq!(slice.key().to_string(), "EndpointSlice store/cart-1");
-        assert_eq!(
-            metadata.labels.keys().collect::<Vec<_>>(),
-            ["app", "kubernetes.io/service-name"],
-            "the Service, and what an XBackend may select"
-        );
+        assert_eq!(metadata.labels.keys().collect::<Vec<_>>(), ["kubernetes.io/service-name"], "the Service");
         assert!(metadata.annotations.is_empty() && metadata.uid.is_none());
 
         let service = read_json(

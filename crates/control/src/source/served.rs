@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use portway_api::object::KindId;
 use portway_translate::Crds;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -32,8 +32,14 @@ const GATEWAY_CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const CHANNEL: &str = "gateway.networking.k8s.io/channel";
 
-/// Follows what the cluster serves, and has each kind of it watched.
-pub(super) async fn follow_served(client: Client, outages: Arc<Outages>, sender: mpsc::Sender<Message>) {
+/// Follows what the cluster serves, and has each kind of it watched; `pods` only while they are wanted, since there
+/// are many and hardly anybody selects them.
+pub(super) async fn follow_served(
+    client: Client,
+    outages: Arc<Outages>,
+    sender: mpsc::Sender<Message>,
+    mut pods: watch::Receiver<bool>,
+) {
     let mut watches =
         Watches { client: client.clone(), outages: Arc::clone(&outages), sender, tasks: BTreeMap::new() };
     let api = Api::<PartialObjectMeta<Raw>>::all_with(client, &definitions());
@@ -73,8 +79,13 @@ pub(super) async fn follow_served(client: Client, outages: Arc<Outages>, sender:
                     Ok(())
                 }
             },
+            Ok(()) = pods.changed() => {
+                looks.now();
+                Ok(())
+            }
             () = tokio::time::sleep_until(looks.next) => {
-                match watches.look().await {
+                let pods = *pods.borrow_and_update();
+                match watches.look(pods).await {
                     Ok(sent) => {
                         looks.looked();
                         sent
@@ -162,8 +173,11 @@ struct Watches {
 
 impl Watches {
     /// Begins and ends watches according to what is served now.
-    async fn look(&mut self) -> kube::Result<Result<(), mpsc::error::SendError<Message>>> {
-        let served = discover(&self.client).await?;
+    async fn look(&mut self, pods: bool) -> kube::Result<Result<(), mpsc::error::SendError<Message>>> {
+        let mut served = discover(&self.client).await?;
+        if !pods {
+            served.remove(&KindId::Pod);
+        }
         self.outages.works("discovery");
         let watched: BTreeMap<KindId, &'static str> =
             self.tasks.iter().map(|(kind, (version, _))| (*kind, *version)).collect();

@@ -93,6 +93,11 @@ impl State {
         self.found.len() == self.wanted.len()
     }
 
+    /// Whether all of a kind that is watched has been told.
+    pub(super) fn has_listed(&self, kind: KindId) -> bool {
+        self.listed.contains(&kind)
+    }
+
     pub(super) fn take(&mut self, message: Message) {
         match message {
             Message::Watched(served) => self.watch(served),
@@ -108,7 +113,8 @@ impl State {
                         self.remove(&key);
                     }
                 }
-                self.listed.insert(kind);
+                // Whoever waits for them is to be told, even if there are none.
+                self.news |= self.listed.insert(kind) && kind == KindId::Pod;
             }
             Message::Found(key, object) if self.wanted.contains(&key) => {
                 self.note_found(&key);
@@ -183,6 +189,7 @@ fn has_status(kind: KindId) -> bool {
         KindId::Namespace
             | KindId::Service
             | KindId::EndpointSlice
+            | KindId::Pod
             | KindId::Secret
             | KindId::ConfigMap
             | KindId::ClusterTrustBundle

@@ -438,8 +438,7 @@ impl Telling<'_, '_> {
                 let endpoints = self.plan().endpoints.get(key);
                 part.endpoints = endpoints.iter().flat_map(|set| set.list.iter().map(endpoint)).collect();
                 if part.endpoints.is_empty() {
-                    part.answer =
-                        Some(Answer::fault(FaultKind::NoEndpoints, "no EndpointSlice says where it is"));
+                    part.answer = Some(Answer::fault(FaultKind::NoEndpoints, "nothing says where it is"));
                 }
             }
         }

@@ -21,7 +21,7 @@ impl Translator {
         }
         let services = self.policies.update(resources, &work.policies, &mut self.bundles);
         for (namespace, name) in &services {
-            self.plans.look_at(namespace, name, &mut work.stale);
+            self.plans.look_at(KindId::Service, namespace, name, &mut work.stale);
             work.judged.extend(self.policies.of_service(namespace, name).cloned());
         }
         work.judged.extend(work.policies.iter().cloned());

@@ -1,0 +1,177 @@
+//! XBackends (GEP-4894): backends of the Gateway API's own kind, which say themselves how they are reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use portway_api::core::Pod;
+use portway_api::gateway::{BackendProtocol as Spoken, BackendTLSMode, BackendType, XBackend};
+use portway_api::object::KindId;
+use portway_plan::{
+    Backend, BackendKey, BackendProtocol, Endpoint, EndpointAddress, EndpointState, Endpoints, HostPattern,
+    ObjectRef, Transport,
+};
+use portway_store::{Resources, Stored};
+
+use crate::condition::Finding;
+use crate::session;
+
+/// The group of XBackends.
+pub(crate) const GROUP: &str = "gateway.networking.x-k8s.io";
+
+/// Whether a backend of the plan is an XBackend.
+pub(crate) fn is_one(key: &BackendKey) -> bool {
+    &*key.object.kind == KindId::XBackend.as_str()
+}
+
+/// The name of an XBackend in the plan. It has one port, which is not part of the name.
+pub(crate) fn key(namespace: &str, name: &str) -> BackendKey {
+    let kind = KindId::XBackend.as_str().into();
+    BackendKey {
+        object: ObjectRef { kind, namespace: namespace.into(), name: name.into() },
+        port: 0,
+        transport: Transport::Tcp,
+    }
+}
+
+/// The backend that a reference from a route, or a Gateway, of that kind leads to.
+pub(crate) fn resolve(
+    resources: &Resources,
+    from: KindId,
+    namespace: &str,
+    name: &str,
+) -> Result<BackendKey, (&'static str, String)> {
+    let Some(object) = resources.get::<XBackend>(namespace, name) else {
+        return Err(("BackendNotFound", format!("there is no XBackend {namespace}/{name}")));
+    };
+    if let Some(finding) = fault(object) {
+        return Err(("UnsupportedValue", format!("XBackend {namespace}/{name} is not accepted: {finding}")));
+    }
+    let spoken = object.spec.protocol.as_ref();
+    let fits = match from {
+        KindId::UDPRoute => false,
+        KindId::TLSRoute | KindId::TCPRoute => true,
+        KindId::GRPCRoute => !matches!(spoken, Some(Spoken::Tcp | Spoken::Http11 | Spoken::Wss)),
+        _ => spoken != Some(&Spoken::Tcp),
+    };
+    if !fits {
+        let spoken = spoken.map_or("TCP", Spoken::as_str);
+        let message = format!("XBackend {namespace}/{name} speaks {spoken}, which is nothing to {from}s");
+        return Err(("UnsupportedProtocol", message));
+    }
+    Ok(key(namespace, name))
+}
+
+/// What cannot be honoured; the backend is used for nothing then.
+pub(crate) fn fault(object: &Stored<XBackend>) -> Option<Finding> {
+    let unsupported =
+        |path: &str, message: String| Some(Finding::new(format!("spec.{path}"), "UnsupportedValue", message));
+    let spec = &object.spec;
+    if port(object).is_none() {
+        return unsupported("port.number", "a port from 1 to 65535 is needed".to_owned());
+    }
+    match &spec.type_ {
+        BackendType::ExternalHostname if hostname(object).is_none() => {
+            return unsupported("externalHostname.hostname", "a host name is needed".to_owned());
+        }
+        BackendType::EndpointSelector if selector(object).is_none() => {
+            return unsupported("endpointSelector.matchLabels", "labels are needed".to_owned());
+        }
+        BackendType::Other(other) => return unsupported("type", format!("the type {other:?} is not known")),
+        BackendType::ExternalHostname | BackendType::EndpointSelector => {}
+    }
+    if let Some(Spoken::Other(other)) = &spec.protocol {
+        return unsupported("protocol", format!("the protocol {other:?} is not known"));
+    }
+    if spec.tls.as_ref().is_some_and(|tls| tls.mode != BackendTLSMode::None) {
+        // Plain text to a backend for which someone demands TLS would be worse than no traffic.
+        return unsupported("tls.mode", "TLS to XBackends is not supported".to_owned());
+    }
+    match sessions(object)? {
+        Ok(_) => None,
+        Err(fault) => Some(Finding::new(fault.path, "UnsupportedValue", fault.message)),
+    }
+}
+
+fn sessions(object: &Stored<XBackend>) -> Option<Result<Arc<portway_plan::Session>, session::Fault>> {
+    let spec = object.spec.session_persistence.as_deref()?;
+    Some(session::translate(spec, "spec.sessionPersistence", &object.key, &object.metadata, "spec"))
+}
+
+fn port(object: &XBackend) -> Option<u16> {
+    object.spec.port.number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)
+}
+
+fn hostname(object: &XBackend) -> Option<Arc<str>> {
+    let name = &object.spec.external_hostname.as_ref()?.hostname;
+    match HostPattern::parse(name.trim_end_matches('.')) {
+        Ok(HostPattern::Exact(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The labels of the pods that it selects.
+fn selector(object: &XBackend) -> Option<&BTreeMap<String, String>> {
+    let selector = object.spec.endpoint_selector.as_ref().map(|selector| &selector.match_labels);
+    // One without labels would select all pods of the namespace, which the API does not let anyone ask for.
+    selector.filter(|labels| object.spec.type_ == BackendType::EndpointSelector && !labels.is_empty())
+}
+
+/// Whether pods are selected at all: only then are they to be read.
+pub(crate) fn selects_pods(resources: &Resources) -> bool {
+    resources.all::<XBackend>().any(|object| selector(object).is_some())
+}
+
+/// The names of the XBackends that select a pod.
+pub(crate) fn selecting<'r>(resources: &'r Resources, pod: &'r Stored<Pod>) -> impl Iterator<Item = &'r str> {
+    let selects =
+        |object: &&Arc<Stored<XBackend>>| selector(object).is_some_and(|labels| has_labels(pod, labels));
+    resources.in_namespace::<XBackend>(&pod.key.namespace).filter(selects).map(|object| &*object.key.name)
+}
+
+fn has_labels(pod: &Pod, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(name, value)| pod.metadata.labels.get(name) == Some(value))
+}
+
+/// How to speak to a backend that a route resolved.
+pub(crate) fn describe(resources: &Resources, key: &BackendKey) -> Backend {
+    let object = resources.get::<XBackend>(&key.object.namespace, &key.object.name);
+    let protocol = match object.and_then(|object| object.spec.protocol.as_ref()) {
+        Some(Spoken::Http2 | Spoken::H2c | Spoken::Grpc) => BackendProtocol::H2c,
+        Some(Spoken::Http11 | Spoken::Wss) => BackendProtocol::Http1,
+        _ => BackendProtocol::Unspecified,
+    };
+    let session = object.and_then(|object| sessions(object)).and_then(Result::ok);
+    Backend { session, ..Backend::new(key.clone(), protocol) }
+}
+
+/// Where a backend is: its host, or the pods that it selects.
+pub(crate) fn locate(resources: &Resources, key: &BackendKey) -> Endpoints {
+    let namespace = &key.object.namespace;
+    let object = resources.get::<XBackend>(namespace, &key.object.name);
+    let Some((object, port)) = object.and_then(|object| Some((object, port(object)?))) else {
+        return Endpoints::default();
+    };
+    let endpoint = |address, state| Endpoint { address, port, state, zone: None };
+    if object.spec.type_ == BackendType::ExternalHostname {
+        let address = hostname(object).map(EndpointAddress::Name);
+        return Endpoints {
+            list: address.map(|name| endpoint(name, EndpointState::Active)).into_iter().collect(),
+        };
+    }
+    let Some(labels) = selector(object) else { return Endpoints::default() };
+    let pods = resources.in_namespace::<Pod>(namespace).filter(|pod| has_labels(pod, labels));
+    let mut list: Vec<Endpoint> = pods
+        .filter(|pod| pod.spec.ready)
+        .filter_map(|pod| {
+            let address = pod.spec.ip.as_deref()?.parse().ok()?;
+            let state = match pod.spec.terminating {
+                true => EndpointState::Terminating,
+                false => EndpointState::Active,
+            };
+            Some(endpoint(EndpointAddress::Ip(address), state))
+        })
+        .collect();
+    list.sort();
+    list.dedup_by(|a, b| a.address == b.address);
+    Endpoints { list }
+}
