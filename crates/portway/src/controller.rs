@@ -8,6 +8,7 @@
 mod admin;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,10 @@ pub(crate) struct Args {
     /// Where proxies connect
     #[arg(long, default_value = "0.0.0.0:9910", value_name = "ADDR")]
     push: SocketAddr,
+    /// The controller's own ServiceAccount token, for the audience portway.dev/push; several controllers need it to
+    /// hear from each other what proxies say
+    #[arg(long, env = "PORTWAY_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Where /livez, /readyz and /metrics answer
     #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR")]
     admin: SocketAddr,
@@ -79,6 +84,7 @@ async fn control(args: Args, runtime: &tokio::runtime::Handle) -> anyhow::Result
         identity: args.identity.unwrap_or_else(host),
         image: args.image,
         push,
+        token: args.token_file,
     };
     let controller = Controller::start(client, settings, runtime)
         .await

@@ -31,7 +31,7 @@ mod tls;
 pub use auth::{Authenticator, GatewayName, Identity, Pod, Refusal, ServiceAccount};
 pub use client::{Apply, Client, ClientOptions, ClientState};
 pub use outcome::{FailedListener, Outcome, UnavailablePort};
-pub use server::{Counters, GatewayState, PublishError, Rejection, Replica, Server};
+pub use server::{Counters, GatewayState, PeerOptions, PublishError, Rejection, Replica, Server};
 pub use tls::{ServingCertificate, TlsError};
 
 /// The audience that a proxy's ServiceAccount token must have.

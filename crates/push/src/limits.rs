@@ -52,5 +52,17 @@ pub const GONE: Duration = Duration::from_secs(30);
 /// The longest reason that is told, in bytes.
 pub(crate) const REASON: usize = 1024;
 
+/// How many replicas one report between controllers tells of.
+pub(crate) const REPORTED: usize = 500;
+
+/// The longest report between controllers, in bytes.
+pub(crate) const REPORT: usize = 64 * 1024 * 1024;
+
+/// How long a controller waits for more to report after something has changed.
+pub(crate) const REPORT_SETTLES: Duration = Duration::from_millis(5);
+
+/// How many of a Gateway's last plans are known by their sums when another controller tells of them.
+pub(crate) const RECENT: usize = 32;
+
 /// How many ports and listeners an outcome names at most, each.
 pub(crate) const OUTCOME: usize = 100;

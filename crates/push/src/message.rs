@@ -193,3 +193,40 @@ pub(crate) struct Trust {
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub(crate) certificates: Vec<Vec<u8>>,
 }
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ReportRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Report {
+    #[prost(string, tag = "1")]
+    pub(crate) controller: String,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) replicas: Vec<ReportedReplica>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ReportedReplica {
+    #[prost(string, tag = "1")]
+    pub(crate) namespace: String,
+    #[prost(string, tag = "2")]
+    pub(crate) name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) pod_name: String,
+    #[prost(string, tag = "4")]
+    pub(crate) pod_uid: String,
+    #[prost(string, tag = "5")]
+    pub(crate) version: String,
+    #[prost(bool, tag = "6")]
+    pub(crate) connected: bool,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub(crate) acknowledged: bytes::Bytes,
+    #[prost(message, optional, tag = "8")]
+    pub(crate) outcome: Option<Outcome>,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub(crate) rejected: bytes::Bytes,
+    #[prost(string, tag = "10")]
+    pub(crate) reason: String,
+    #[prost(bool, tag = "11")]
+    pub(crate) forgotten: bool,
+}

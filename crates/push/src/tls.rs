@@ -98,12 +98,17 @@ impl ResolvesServerCert for Slot {
 pub(crate) fn client(authorities: &Path) -> Result<ClientConfig, TlsError> {
     let file = |error| TlsError::File { path: authorities.to_owned(), error };
     let pem = std::fs::read(authorities).map_err(file)?;
+    trusting(&pem)?.ok_or_else(|| TlsError::NoAuthority(authorities.to_owned()))
+}
+
+/// Trusts these authorities, in PEM, and no others; `None` if there are none.
+pub(crate) fn trusting(pem: &[u8]) -> Result<Option<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         roots.add(certificate?)?;
     }
     if roots.is_empty() {
-        return Err(TlsError::NoAuthority(authorities.to_owned()));
+        return Ok(None);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -111,5 +116,5 @@ pub(crate) fn client(authorities: &Path) -> Result<ClientConfig, TlsError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
+    Ok(Some(config))
 }

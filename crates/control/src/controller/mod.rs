@@ -8,13 +8,16 @@
 //! ```
 //!
 //! Every replica of the controller does all of it, but only the holder of the Lease writes: the fleet and the
-//! statuses. Proxies connect to any of them.
+//! statuses. Proxies connect to any of them; so that the one that writes knows of all, controllers tell each other what
+//! their proxies say.
 
 mod metrics;
 mod rounds;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -57,6 +60,9 @@ pub struct Settings {
     pub image: String,
     /// Where the push server listens.
     pub push: SocketAddr,
+    /// The file of the controller's own ServiceAccount token, for the audience of the push: by it, controllers know
+    /// each other. With none, this one listens to no others.
+    pub token: Option<PathBuf>,
 }
 
 /// A controller that runs.
@@ -145,6 +151,13 @@ impl Controller {
         let (bundle, bundles) = watch::channel(String::new());
         runtime.spawn(fleets.run(client.clone(), leads, bundles, Arc::clone(&outages)));
 
+        let (peers, known_peers) = watch::channel(BTreeSet::new());
+        if let Some(token_file) = settings.token.clone() {
+            let options = push::PeerOptions { server_name: server_name(&settings), token_file };
+            let (server, bundles) = (server.clone(), bundle.subscribe());
+            runtime.spawn(async move { server.follow_peers(known_peers, bundles, options).await });
+        }
+
         let (end_push, ended) = oneshot::channel();
         let pusher = runtime.spawn(push(
             client.clone(),
@@ -157,7 +170,7 @@ impl Controller {
 
         let (end_rounds, ended) = oneshot::channel();
         let source = Source::start(&client, &outages, runtime);
-        let rounds = Rounds::new(source, settings, Arc::clone(&shared));
+        let rounds = Rounds::new(source, settings, peers, Arc::clone(&shared));
         let handle = runtime.clone();
         let rounds = std::thread::Builder::new()
             .name("portway-rounds".to_owned())

@@ -1,6 +1,7 @@
 //! One round after the other: whatever has changed ─► a translation ─► those who act on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use portway_push::{GatewayName, ServiceAccount};
 use portway_store::{Changes, Resources};
 use portway_translate::{Crds, Layout, Options, Translation, Translator};
 use time::OffsetDateTime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::{Settings, Shared};
@@ -19,6 +20,8 @@ use crate::fleet::{self, Report};
 use crate::source::{Batch, Served, Source};
 use crate::status::{Proxies, Round};
 
+/// What the Service calls the port of the push server.
+const PORT: &str = "push";
 /// The longest that the clock is not looked at: it may be set, and certificates expire.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -26,6 +29,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub(super) struct Rounds {
     source: Source,
     settings: Settings,
+    /// Where the controllers are, this one included.
+    peers: watch::Sender<BTreeSet<SocketAddr>>,
     shared: Arc<Shared>,
     translator: Translator,
     translation: Translation,
@@ -57,10 +62,16 @@ enum News {
 }
 
 impl Rounds {
-    pub(super) fn new(source: Source, settings: Settings, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        source: Source,
+        settings: Settings,
+        peers: watch::Sender<BTreeSet<SocketAddr>>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             source,
             settings,
+            peers,
             shared,
             translator: Translator::new(),
             translation: Translation::default(),
@@ -136,7 +147,34 @@ impl Rounds {
         let Batch { resources, changes, restated, crds, served } = batch;
         (self.resources, self.crds, self.served) = (resources, crds, served);
         self.touched.extend(restated);
+        let peers = self.controllers();
+        self.peers.send_if_modified(|known| {
+            let new = *known != peers;
+            *known = peers;
+            new
+        });
         changes
+    }
+
+    /// Where the push servers of all controllers are, by the Service that proxies use.
+    fn controllers(&self) -> BTreeSet<SocketAddr> {
+        let Settings { namespace, service, .. } = &self.settings;
+        let slices = self.resources.endpoint_slices(namespace, service);
+        let addresses = slices.flat_map(|slice| {
+            let ports: Vec<u16> = slice
+                .spec
+                .ports
+                .iter()
+                .filter(|port| port.name.as_deref() == Some(PORT))
+                .filter_map(|port| port.port?.try_into().ok())
+                .collect();
+            let endpoints = slice.spec.endpoints.iter().filter(|endpoint| endpoint.serving);
+            let ips: Vec<IpAddr> =
+                endpoints.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()).collect();
+            ips.into_iter()
+                .flat_map(move |ip| ports.clone().into_iter().map(move |port| SocketAddr::new(ip, port)))
+        });
+        addresses.collect()
     }
 
     fn options(&self) -> Options {

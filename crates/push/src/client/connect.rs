@@ -1,6 +1,7 @@
 //! Connects to the controller.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("the authorities of the controller: {0}")]
     Tls(#[from] TlsError),
     #[error("the token {path}: {error}")]
@@ -40,21 +41,18 @@ pub(super) enum ConnectError {
 }
 
 /// The token as it is in its file now.
-pub(super) async fn token(options: &ClientOptions) -> Result<String, ConnectError> {
-    let path = options.token_file.clone();
+pub(crate) async fn token(file: &Path) -> Result<String, ConnectError> {
+    let path = file.to_owned();
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
-    let failed = |error| ConnectError::Token { path: options.token_file.clone(), error };
+    let failed = |error| ConnectError::Token { path: file.to_owned(), error };
     let token = read.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
     Ok(token.trim().to_owned())
 }
 
-/// The metadata that proves who the proxy is.
-pub(super) fn authorization(
-    token: &str,
-    options: &ClientOptions,
-) -> Result<AsciiMetadataValue, ConnectError> {
+/// The metadata that proves who one is, by the token from that file.
+pub(crate) fn authorization(token: &str, file: &Path) -> Result<AsciiMetadataValue, ConnectError> {
     let value = AsciiMetadataValue::try_from(format!("Bearer {token}"));
-    let mut value = value.map_err(|_| ConnectError::NoToken(options.token_file.clone()))?;
+    let mut value = value.map_err(|_| ConnectError::NoToken(file.to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -62,19 +60,28 @@ pub(super) fn authorization(
 /// A connection to the controller.
 pub(super) async fn connect(options: &ClientOptions) -> Result<Channel, ConnectError> {
     let config = tls::client(&options.ca_file)?;
-    let name = ServerName::try_from(options.server_name.clone());
-    let name = name.map_err(|_| ConnectError::ServerName(options.server_name.clone()))?;
-    let failed = |error: String| ConnectError::Transport { controller: options.controller.clone(), error };
+    channel(&options.controller, &options.server_name, config).await
+}
+
+/// A connection to a controller at `HOST:PORT`, whose certificate has that name.
+pub(crate) async fn channel(
+    controller: &str,
+    server_name: &str,
+    config: ClientConfig,
+) -> Result<Channel, ConnectError> {
+    let name = ServerName::try_from(server_name.to_owned());
+    let name = name.map_err(|_| ConnectError::ServerName(server_name.to_owned()))?;
+    let failed = |error: String| ConnectError::Transport { controller: controller.to_owned(), error };
     let (every, patience) = limits::PING;
     // The scheme says only that tonic is not the one to speak TLS.
-    let endpoint = Endpoint::from_shared(format!("http://{}", options.controller))
+    let endpoint = Endpoint::from_shared(format!("http://{controller}"))
         .map_err(|error| failed(error.to_string()))?
         .http2_keep_alive_interval(every)
         .keep_alive_timeout(patience)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(2 * 1024 * 1024);
-    let connector = Connector { controller: options.controller.clone(), config: Arc::new(config), name };
+    let connector = Connector { controller: controller.to_owned(), config: Arc::new(config), name };
     match timeout(CONNECT, endpoint.connect_with_connector(connector)).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(failed(innermost(&error))),

@@ -1,6 +1,6 @@
 //! The proxy's half.
 
-mod connect;
+pub(crate) mod connect;
 mod disk;
 mod stream;
 

@@ -51,11 +51,13 @@ struct Rejected {
 impl Client {
     /// Opens a stream and follows it to its end.
     pub(super) async fn follow(&mut self) -> Result<Infallible, Ended> {
-        let mut token = connect::token(&self.options).await?;
+        let mut token = connect::token(&self.options.token_file).await?;
         let channel = connect::connect(&self.options).await?;
         let (sender, messages) = mpsc::channel(4);
         let mut request = Request::new(stream::iter(self.greeting()).chain(ReceiverStream::new(messages)));
-        request.metadata_mut().insert("authorization", connect::authorization(&token, &self.options)?);
+        request
+            .metadata_mut()
+            .insert("authorization", connect::authorization(&token, &self.options.token_file)?);
         let mut inbound = open(channel, request).await?;
 
         let mut look = interval(TOKEN);
@@ -84,7 +86,7 @@ impl Client {
                 }
                 _ = look.tick() => {
                     // A file that cannot be read now may be read the next time; the old token is still good.
-                    if let Ok(now) = connect::token(&self.options).await && now != token {
+                    if let Ok(now) = connect::token(&self.options.token_file).await && now != token {
                         token.clone_from(&now);
                         say(&sender, Message::Token(message::Token { token: now })).await?;
                     }

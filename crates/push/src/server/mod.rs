@@ -1,6 +1,8 @@
 //! The controller's half.
 
 mod listen;
+mod peers;
+mod report;
 pub(crate) mod revision;
 mod service;
 mod session;
@@ -18,7 +20,9 @@ use crate::auth::{Authenticator, GatewayName, Pod, ServiceAccount};
 use crate::encode::Encoder;
 use crate::limits;
 use crate::outcome::Outcome;
+use crate::shard::Sum;
 use crate::tls::{ServingCertificate, TlsError};
+pub use peers::PeerOptions;
 use revision::Revision;
 pub(crate) use service::PATH;
 
@@ -37,6 +41,14 @@ struct Shared {
     streams: AtomicU64,
     counters: Counted,
     said: session::Said,
+    /// What tells this controller from the others.
+    identity: Box<str>,
+    /// The ServiceAccount of all controllers, once it is known.
+    controllers: Mutex<Option<ServiceAccount>>,
+    /// What the other controllers have told.
+    heard: Mutex<report::Heard>,
+    /// Counts up when a proxy here has said something.
+    reports: watch::Sender<u64>,
 }
 
 /// A Gateway, its plan and its proxies.
@@ -47,6 +59,7 @@ struct Gateway {
     /// `None` when the Gateway is withdrawn.
     newest: watch::Sender<Option<Arc<Revision>>>,
     replicas: Mutex<BTreeMap<Pod, Connected>>,
+    recent: Mutex<report::Recent>,
 }
 
 /// A proxy and the stream that it has, or had last.
@@ -54,6 +67,9 @@ struct Connected {
     stream: u64,
     gone: Option<Instant>,
     replica: Replica,
+    /// The sum of the plan that is acknowledged, for other controllers; and of the one that is rejected.
+    acknowledged: Option<Sum>,
+    rejected: Option<Sum>,
 }
 
 /// What is known of a Gateway's proxies.
@@ -138,6 +154,10 @@ impl Server {
             streams: AtomicU64::new(0),
             counters: Counted::default(),
             said: session::Said::default(),
+            identity: format!("{:032x}", rand::random::<u128>()).into(),
+            controllers: Mutex::default(),
+            heard: Mutex::default(),
+            reports: watch::Sender::new(0),
         }))
     }
 
@@ -161,6 +181,7 @@ impl Server {
         let revision = Revision::after(before.as_ref(), shards);
         let number = revision.as_ref().or(before.as_ref()).map_or(0, |revision| revision.number);
         if let Some(revision) = revision {
+            lock(&entry.recent).push(revision.sum(), revision.number);
             entry.newest.send_replace(Some(revision));
         }
         drop(encoder);
@@ -177,14 +198,23 @@ impl Server {
         }
     }
 
-    /// What is known of a Gateway's proxies; `None` for Gateways that are not published.
+    /// What is known of a Gateway's proxies, those of other controllers included (see [`Server::follow_peers`]);
+    /// `None` for Gateways that are not published.
     pub fn state(&self, gateway: &GatewayName) -> Option<GatewayState> {
         let entry = self.0.gateway(gateway)?;
         let revision = entry.newest.borrow().as_ref().map_or(0, |revision| revision.number);
         let mut replicas = lock(&entry.replicas);
         replicas.retain(|_, connected| connected.gone.is_none_or(|since| since.elapsed() < limits::GONE));
-        let replicas = replicas.values().map(|connected| connected.replica.clone()).collect();
-        Some(GatewayState { revision, replicas })
+        let mut all: BTreeMap<Pod, Replica> =
+            replicas.iter().map(|(pod, connected)| (pod.clone(), connected.replica.clone())).collect();
+        drop(replicas);
+        for replica in self.0.elsewhere(&entry) {
+            let rank = |replica: &Replica| (replica.connected, replica.acknowledged);
+            if all.get(&replica.pod).is_none_or(|known| rank(known) < rank(&replica)) {
+                all.insert(replica.pod.clone(), replica);
+            }
+        }
+        Some(GatewayState { revision, replicas: all.into_values().collect() })
     }
 
     /// Waits until something has changed in what [`Server::state`] says, and gives the Gateways. One that a proxy
@@ -248,12 +278,14 @@ impl Shared {
             encoder: Mutex::default(),
             newest: watch::Sender::new(None),
             replicas: Mutex::default(),
+            recent: Mutex::default(),
         });
         gateways.insert(name.clone(), Arc::clone(&entry));
         (entry, true)
     }
 
     fn tell(&self, gateway: &GatewayName) {
+        self.reports.send_modify(|count| *count += 1);
         lock(&self.changed).insert(gateway.clone());
         self.news.notify_one();
     }

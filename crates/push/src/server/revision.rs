@@ -42,6 +42,11 @@ impl Delta {
 }
 
 impl Revision {
+    /// The sum of the hashes of its shards: the same in all controllers that have the same plan.
+    pub(crate) fn sum(&self) -> Sum {
+        self.sum
+    }
+
     /// The revision after that one; `None` if nothing has changed.
     pub(crate) fn after(before: Option<&Arc<Self>>, shards: Shards) -> Option<Arc<Self>> {
         let Shards { by_hash, sum } = shards;

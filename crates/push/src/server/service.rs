@@ -8,16 +8,18 @@ use futures_util::future::BoxFuture;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::server::{Grpc, StreamingService};
+use tonic::server::{Grpc, ServerStreamingService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::{Shared, session};
+use super::{Shared, report, session};
 use crate::limits;
-use crate::message::{FromController, FromProxy};
+use crate::message::{FromController, FromProxy, Report, ReportRequest};
 
-/// The path of the only method.
+/// The path of the method for proxies.
 pub(crate) const PATH: &str = "/portway.push.v1.Push/Stream";
+/// The path of the method for other controllers.
+pub(super) const REPORT_PATH: &str = "/portway.push.v1.Push/Report";
 
 /// Answers gRPC requests.
 #[derive(Clone)]
@@ -42,6 +44,19 @@ impl StreamingService<FromProxy> for PushService {
     }
 }
 
+impl ServerStreamingService<ReportRequest> for PushService {
+    type Response = Report;
+    type ResponseStream = ReceiverStream<Result<Report, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<ReportRequest>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(
+            async move { report::open(service.shared, service.closing, request).await.map(Response::new) },
+        )
+    }
+}
+
 impl Service<http::Request<Body>> for PushService {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -54,8 +69,13 @@ impl Service<http::Request<Body>> for PushService {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let service = self.clone();
         Box::pin(async move {
+            if request.uri().path() == REPORT_PATH {
+                let codec = ProstCodec::<Report, ReportRequest>::default();
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(limits::FROM_PROXY);
+                return Ok(grpc.server_streaming(service, request).await);
+            }
             if request.uri().path() != PATH {
-                return Ok(Status::unimplemented("there is only the method Stream").into_http());
+                return Ok(Status::unimplemented("there are only the methods Stream and Report").into_http());
             }
             let codec = ProstCodec::<FromController, FromProxy>::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(limits::FROM_PROXY);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
 
 use super::listen::Proven;
@@ -63,15 +64,7 @@ pub(super) async fn open(
     closing: watch::Receiver<bool>,
     request: Request<Streaming<FromProxy>>,
 ) -> Result<ReceiverStream<Result<FromController, Status>>, Status> {
-    let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned) else {
-        return Err(shared.unauthenticated("there is no token"));
-    };
-    let identity = match shared.authenticator.authenticate(&token).await {
-        Ok(identity) => identity,
-        Err(Refusal::Invalid(reason)) => return Err(shared.unauthenticated(&reason)),
-        Err(refusal @ Refusal::Unavailable(_)) => return Err(Status::unavailable(refusal.to_string())),
-    };
+    let (token, identity) = shared.authenticate(request.metadata()).await?;
     if let Some(proven) = request.extensions().get::<Proven>() {
         proven.prove();
     }
@@ -97,7 +90,20 @@ pub(super) async fn open(
 }
 
 impl Shared {
-    fn unauthenticated(&self, reason: &str) -> Status {
+    /// Who the bearer of the request's token is.
+    pub(super) async fn authenticate(&self, metadata: &MetadataMap) -> Result<(String, Identity), Status> {
+        let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
+        let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned) else {
+            return Err(self.unauthenticated("there is no token"));
+        };
+        match self.authenticator.authenticate(&token).await {
+            Ok(identity) => Ok((token, identity)),
+            Err(Refusal::Invalid(reason)) => Err(self.unauthenticated(&reason)),
+            Err(refusal @ Refusal::Unavailable(_)) => Err(Status::unavailable(refusal.to_string())),
+        }
+    }
+
+    pub(super) fn unauthenticated(&self, reason: &str) -> Status {
         self.counters.unauthenticated.fetch_add(1, Ordering::Relaxed);
         if self.said.is_new(reason) {
             tracing::warn!(reason, "a proxy is refused: its token is not valid");
@@ -207,6 +213,8 @@ impl Session {
                 outcome: Outcome::default(),
                 rejected: None,
             },
+            acknowledged: None,
+            rejected: None,
         });
         connected.stream = self.stream;
         connected.gone = None;
@@ -214,6 +222,7 @@ impl Session {
         connected.replica.connected = true;
         if has != Some(connected.replica.acknowledged) {
             connected.replica.acknowledged = 0;
+            connected.acknowledged = None;
         }
         drop(replicas);
         self.shared.tell(&self.gateway.name);
@@ -310,18 +319,22 @@ impl Session {
         let answered = waiting.is_some_and(|revision| revision.number == number);
         let (gateway, counters) = (&self.gateway, &self.shared.counters);
         let update = if outcome.rejected.is_empty() {
-            let again = matches!(&self.base, Base::Revision(base) if base.number == number);
-            match waiting {
-                Some(revision) if answered => self.base = Base::Revision(Arc::clone(revision)),
-                _ if again => {}
+            let sum = match (waiting, &self.base) {
+                (Some(revision), _) if answered => {
+                    self.base = Base::Revision(Arc::clone(revision));
+                    revision.sum()
+                }
+                (_, Base::Revision(base)) if base.number == number => base.sum(),
                 _ => return Err(Status::invalid_argument("an outcome of a revision that was not sent")),
-            }
+            };
             counters.acknowledged.fetch_add(u64::from(answered), Ordering::Relaxed);
             let outcome = Outcome::read(outcome);
             gateway.update(&self.pod, self.stream, |connected| {
                 connected.replica.acknowledged = number;
                 connected.replica.outcome = outcome;
                 connected.replica.rejected = None;
+                connected.acknowledged = Some(sum);
+                connected.rejected = None;
             })
         } else if let Some(revision) = waiting.filter(|_| answered) {
             if outcome.kept {
@@ -329,10 +342,11 @@ impl Session {
             }
             counters.rejected.fetch_add(1, Ordering::Relaxed);
             let reason = shortened(&outcome.rejected);
-            let pod = &self.pod.name;
+            let (pod, sum) = (&self.pod.name, revision.sum());
             tracing::warn!(gateway = %gateway.name, %pod, revision = number, reason, "a proxy rejects a plan");
             gateway.update(&self.pod, self.stream, |connected| {
                 connected.replica.rejected = Some(Rejection { revision: number, reason });
+                connected.rejected = Some(sum);
             })
         } else {
             return Err(Status::invalid_argument("an outcome of a revision that was not sent"));
