@@ -41,7 +41,7 @@ pub(super) fn report(wanted: &Wanted, live: &Live, faults: &[Fault]) -> Fleet {
             ),
             Request::Default(None) => found.addresses.extend(default.iter().cloned()),
             Request::Cluster(None) => {
-                found.addresses.extend(main.into_iter().flat_map(|main| in_cluster(main)));
+                found.addresses.extend(main.into_iter().flat_map(in_cluster));
             }
             Request::Default(Some(value)) | Request::Cluster(Some(value)) => {
                 let role = roles.iter().find(|role| role.address == Some(value));

@@ -20,12 +20,12 @@ impl Server {
         let mut lease = self.lease.lock().unwrap();
         let mut version = self.version.lock().unwrap();
         let stale = || asked.body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"];
-        match &asked.method {
+        match asked.method {
             _ if *self.away.lock().unwrap() => return fake::refusal(StatusCode::SERVICE_UNAVAILABLE),
-            &Method::GET if lease.is_null() => return fake::refusal(StatusCode::NOT_FOUND),
-            &Method::GET => {}
-            &Method::POST if !lease.is_null() => return fake::refusal(StatusCode::CONFLICT),
-            &Method::PUT if stale() => return fake::refusal(StatusCode::CONFLICT),
+            Method::GET if lease.is_null() => return fake::refusal(StatusCode::NOT_FOUND),
+            Method::GET => {}
+            Method::POST if !lease.is_null() => return fake::refusal(StatusCode::CONFLICT),
+            Method::PUT if stale() => return fake::refusal(StatusCode::CONFLICT),
             _ => {
                 *version += 1;
                 *lease = asked.body.clone();

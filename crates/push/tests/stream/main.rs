@@ -4,4 +4,5 @@ mod change;
 mod harness;
 mod hostile;
 mod loss;
+mod peers;
 mod refusal;
