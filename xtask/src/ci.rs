@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 
 use crate::cluster::{self, Cluster, run_quietly};
-use crate::conformance;
+use crate::{conformance, manifests};
 
 /// The cargo-deny that is installed into `target/tools` when it is not there.
 const CARGO_DENY: &str = "0.20.2";
@@ -104,6 +104,7 @@ fn cluster() -> anyhow::Result<()> {
     let unformatted = command("gofmt", &["-l", "tests"]).output().context("gofmt")?.stdout;
     ensure!(unformatted.is_empty(), "not as gofmt has it: {}", String::from_utf8_lossy(&unformatted).trim());
     conformance::prepare()?;
+    manifests::run(&manifests::Args { check: true })?;
     // After the builds, whose packages it needs.
     run_quietly(command("go", &["vet", "-buildvcs=false", "./..."]).current_dir("tests/cluster"))?;
     let cluster = Cluster::named("ci")?;

@@ -358,23 +358,40 @@ pub(crate) fn build_tools() -> anyhow::Result<()> {
         ensure!(found.is_ok(), "the test bed needs Go, iproute2 and nftables: there is no `{program}`");
     }
     let source = root()?.join("tests/cluster");
+    let (version, minor) = kubernetes(&source)?;
+    let stamp = "k8s.io/component-base/version";
+    let flags = format!("-X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}");
+    go_build(&source, "testbed", ".", &flags)?;
+    go_build(&source, "kubectl", "k8s.io/kubernetes/cmd/kubectl", "")?;
+    build_helm()?;
+    go_build(&source.join("echo"), "echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic", "")
+}
+
+/// The version of Kubernetes that the test bed runs, and its minor number.
+fn kubernetes(source: &Path) -> anyhow::Result<(String, String)> {
     let modules = fs::read_to_string(source.join("go.mod"))?;
     let version = modules
         .lines()
         .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
         .context("tests/cluster/go.mod names no k8s.io/kubernetes")?;
     let minor = version.split('.').nth(1).context("not a version of Kubernetes")?;
-    let stamp = "k8s.io/component-base/version";
-    let flags = format!("-X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}");
-    go_build(&source, "testbed", ".", &flags)?;
-    go_build(&source, "kubectl", "k8s.io/kubernetes/cmd/kubectl", "")?;
+    Ok((version.to_owned(), minor.to_owned()))
+}
+
+/// Builds helm and returns its path.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_helm() -> anyhow::Result<PathBuf> {
+    let source = root()?.join("tests/cluster");
+    let (_, minor) = kubernetes(&source)?;
     // As helm's own build does: the version of Kubernetes that charts are rendered for.
     let flags = ["chartutil", "lint/rules"].map(|package| {
         let package = format!("helm.sh/helm/v3/pkg/{package}");
         format!("-X {package}.k8sVersionMajor=1 -X {package}.k8sVersionMinor={minor}")
     });
     go_build(&source, "helm", "helm.sh/helm/v3/cmd/helm", &flags.join(" "))?;
-    go_build(&source.join("echo"), "echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic", "")
+    Ok(root()?.join("target/cluster/bin/helm"))
 }
 
 /// Builds the measurement of propagation and returns its path.

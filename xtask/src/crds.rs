@@ -3,7 +3,7 @@
 //! ```text
 //! Go module ─► crates/api/crds/{experimental,standard}/*.yaml   (as they are)
 //!           └► schema of each kind ─► crates/api/src/gateway/*.rs and crates/api/src/crds.rs
-//! deploy/helm/portway/crds/*.yaml ─► schema of each kind ─► crates/api/src/portway/*.rs
+//! deploy/helm/portway/crds/*.yaml ─► schema of each kind ─► crates/api/src/portway/*.rs, docs/reference/parameters.md
 //! ```
 //!
 //! A generator of our own, because the schemas repeat each nested type at every place where it is used: a general
@@ -20,6 +20,7 @@ use serde_json::Value;
 
 mod emit;
 mod names;
+mod reference;
 mod schema;
 
 const MODULE: &str = "sigs.k8s.io/gateway-api";
@@ -30,6 +31,8 @@ const SUM: &str = "h1:duVnm7nO6oXfMMUWfcDoBph47CYR/ME3NGxccOVglaY=";
 const CHANNELS: [&str; 2] = ["experimental", "standard"];
 /// Where Portway's own CRDs are, from `crates/api`: in the chart, which installs them.
 const OWN: &str = "../../deploy/helm/portway/crds";
+/// The reference page of GatewayParameters, from `crates/api`.
+const PARAMETERS: &str = "../../docs/reference/parameters.md";
 
 /// Options of `cargo xtask crds`.
 #[derive(clap::Args)]
@@ -110,7 +113,11 @@ fn generate(api: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
     let mut own = schema::Types::default();
     let mut own_files = Vec::new();
     for (name, text) in crd_files(&api.join(OWN))? {
-        read_crds(&name, &text, &mut own)?;
+        for crd in read_crds(&name, &text, &mut own)? {
+            if crd["spec"]["names"]["kind"] == "GatewayParameters" {
+                files.insert(PARAMETERS.into(), reference::page(&crd));
+            }
+        }
         own_files.push(name);
     }
     files.insert(
@@ -141,14 +148,16 @@ fn crd_files(folder: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(files)
 }
 
-fn read_crds(name: &str, text: &str, types: &mut schema::Types) -> anyhow::Result<()> {
-    let documents: Vec<Value> =
+/// Adds the types of the CRDs in a file, and returns the CRDs.
+fn read_crds(name: &str, text: &str, types: &mut schema::Types) -> anyhow::Result<Vec<Value>> {
+    let mut documents: Vec<Value> =
         serde_saphyr::from_multiple_with_options(text, serde_saphyr::options! { budget: None })
             .with_context(|| format!("parsing {name}"))?;
-    for document in documents.iter().filter(|document| document["kind"] == "CustomResourceDefinition") {
+    documents.retain(|document| document["kind"] == "CustomResourceDefinition");
+    for document in &documents {
         types.add_crd(document).with_context(|| format!("reading {name}"))?;
     }
-    Ok(())
+    Ok(documents)
 }
 
 /// The folder with the CRDs of one channel, of any published version of the Gateway API.

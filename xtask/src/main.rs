@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod crds;
 mod docs;
+mod manifests;
 mod propagation;
 
 /// The project's own commands.
@@ -32,6 +33,8 @@ enum Command {
     Crds(crds::Args),
     /// Writes what of the documentation is made from the code: docs/reference/cli.md.
     Docs,
+    /// Writes the chart, rendered, to deploy/manifests.
+    Manifests(manifests::Args),
     /// Measures, in such a cluster, how soon a changed route is served and what memory routes cost.
     Propagation(propagation::Args),
 }
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Conformance(args) => conformance::run(args),
         Command::Crds(args) => crds::run(&args),
         Command::Docs => docs::run(),
+        Command::Manifests(args) => manifests::run(&args),
         Command::Propagation(args) => propagation::run(&args),
     }
 }

@@ -172,6 +172,8 @@ impl Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PodSeen {
     pub(super) gateway: ObjectKey,
+    /// The workload that made it.
+    pub(super) workload: Option<OwnedKind>,
     pub(super) uid: Arc<str>,
     /// On its way out, or at its end.
     pub(super) leaves: bool,
@@ -194,6 +196,11 @@ impl PodSeen {
         let ips = status["hostIPs"].as_array().into_iter().flatten();
         Some(Self {
             gateway: gateway(meta.namespace.as_deref()?, pod)?,
+            workload: meta.owner_references.iter().flatten().find_map(|owner| match owner.kind.as_str() {
+                "ReplicaSet" => Some(OwnedKind::Deployment),
+                "DaemonSet" => Some(OwnedKind::DaemonSet),
+                _ => None,
+            }),
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             leaves: meta.deletion_timestamp.is_some()
                 || matches!(status["phase"].as_str(), Some("Succeeded" | "Failed")),

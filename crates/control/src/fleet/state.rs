@@ -13,7 +13,7 @@ use portway_translate::parameters;
 use serde_json::Value;
 
 use super::desired::desired;
-use super::live::{Id, Live, Seen};
+use super::live::{Id, Live, OwnedKind, PodSeen, Seen};
 use super::report::{Fault, report};
 use super::wanted::Wanted;
 use super::{Pod, Report, Settings};
@@ -182,7 +182,15 @@ impl State {
             };
             tasks.extend(task.map(|task| (id, task)));
         }
-        tasks.extend(self.remains(key, &wanted, |seen| seen.is_of(uid)));
+        let mut remains = self.remains(key, &wanted, |seen| seen.is_of(uid));
+        let workload =
+            if entry.wanted.is_daemon_set() { OwnedKind::DaemonSet } else { OwnedKind::Deployment };
+        // The other workload serves until there is a proxy of this one; but two pods cannot have one port of a node.
+        let serves = |pod: &PodSeen| pod.ready && !pod.leaves && pod.workload == Some(workload);
+        if !entry.wanted.host_ports() && !self.live.pods_of(key).any(|(_, pod)| serves(pod)) {
+            remains.retain(|(id, _)| !matches!(id.kind, OwnedKind::Deployment | OwnedKind::DaemonSet));
+        }
+        tasks.extend(remains);
         tasks
     }
 
