@@ -17,8 +17,11 @@ pub const FEATURES: &[&str] = &[
     "GRPCRouteRequestHeaderModifier",
     "Gateway",
     "GatewayAddressEmpty",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructure",
     "GatewayPort8080",
     "GatewayRouteHostnameIntersectionPrecedence",
     "GatewayStaticAddresses",
@@ -106,7 +109,7 @@ pub(crate) fn status(
     let history = History::of(past, |status| Some(&status.conditions));
     let conditions =
         condition::dated(&[accepted, version], class.object.metadata.generation, options.now, history);
-    let is_standard = options.crds.as_ref().is_some_and(|crds| crds.channel == "standard");
+    let is_standard = options.is_standard();
     let there = FEATURES.iter().filter(|name| !is_standard || !EXPERIMENTAL.contains(name));
     let supported_features = there.map(|name| SupportedFeature { name: (*name).to_owned() }).collect();
     GatewayClassStatus { conditions, supported_features }

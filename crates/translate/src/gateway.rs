@@ -301,7 +301,14 @@ pub(crate) fn status(
 
 /// The addresses at which the Gateway is to be found.
 fn reported(node: &GatewayNode, options: &Options) -> Vec<GatewayStatusAddress> {
-    let Some(machine) = options.layout.machine() else { return node.reported.clone() };
+    let Some(machine) = options.layout.machine() else {
+        let mut reported = node.reported.clone();
+        if options.is_standard() {
+            // What the API server would drop would have to be written again and again.
+            reported.iter_mut().for_each(|address| address.routability = None);
+        }
+        return reported;
+    };
     let own = node.addresses.iter().flatten();
     let any = node.addresses.contains(&None).then_some(&machine.addresses);
     let address = |ip: &IpAddr| GatewayStatusAddress {

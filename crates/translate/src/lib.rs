@@ -86,6 +86,11 @@ impl Options {
         Self { controller_name: CONTROLLER_NAME.to_owned(), now, layout: Layout::default(), crds: None }
     }
 
+    /// Whether the cluster has the CRDs of the standard channel, which drop the experimental fields.
+    fn is_standard(&self) -> bool {
+        self.crds.as_ref().is_some_and(|crds| crds.channel == "standard")
+    }
+
     fn same_but_for_time(&self, other: &Self) -> bool {
         let Self { controller_name, now: _, layout, crds } = self;
         *controller_name == other.controller_name && *layout == other.layout && *crds == other.crds
