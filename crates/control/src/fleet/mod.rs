@@ -26,6 +26,8 @@ mod pod;
 mod report;
 mod service;
 mod state;
+#[cfg(test)]
+mod tests;
 mod wanted;
 
 use std::collections::BTreeMap;

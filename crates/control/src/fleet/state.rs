@@ -159,7 +159,7 @@ impl State {
             });
         }
         let Some(entry) = self.gateways.get(key).filter(|entry| entry.is_active) else { return Vec::new() };
-        let uid = entry.wanted.gateway.metadata.uid.as_deref();
+        let uid = Some(entry.wanted.gateway.metadata.uid.as_deref().unwrap_or_default());
         let mut tasks = Vec::new();
         let mut wanted = BTreeSet::new();
         for object in desired(&entry.wanted, settings, authority) {
