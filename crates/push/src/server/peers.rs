@@ -114,7 +114,7 @@ impl Server {
     async fn listen_to(self, peer: SocketAddr, authorities: watch::Receiver<String>, options: PeerOptions) {
         let mut said: Option<String> = None;
         loop {
-            let Err(why) = self.hear(peer, &authorities, &options).await;
+            let Err(why) = self.hear(peer, &authorities, &options, &mut said).await;
             self.0.unheard(peer);
             if matches!(why, Unheard::Self_) {
                 return;
@@ -136,6 +136,7 @@ impl Server {
         peer: SocketAddr,
         authorities: &watch::Receiver<String>,
         options: &PeerOptions,
+        said: &mut Option<String>,
     ) -> Result<Infallible, Unheard> {
         let pem = authorities.borrow().clone();
         let config = tls::trusting(pem.as_bytes())?.ok_or(Unheard::NoAuthority)?;
@@ -153,6 +154,9 @@ impl Server {
         while let Some(report) = reports.message().await? {
             if *report.controller == *self.0.identity {
                 return Err(Unheard::Self_);
+            }
+            if said.take().is_some() {
+                tracing::info!(%peer, "another controller is heard again");
             }
             self.0.hear(peer, report);
         }

@@ -67,7 +67,7 @@ pub(super) async fn open(
     mut closing: tokio::sync::watch::Receiver<bool>,
     request: Request<ReportRequest>,
 ) -> Result<ReceiverStream<Result<Report, Status>>, Status> {
-    let (_, identity) = shared.authenticate(request.metadata()).await?;
+    let (_, identity) = shared.authenticate(&request).await?;
     if lock(&shared.controllers).as_ref() != Some(&identity.account) {
         let account = &identity.account;
         return Err(Status::permission_denied(format!("ServiceAccount {account} is not the controllers'")));

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
 
 use super::listen::Proven;
@@ -64,10 +63,7 @@ pub(super) async fn open(
     closing: watch::Receiver<bool>,
     request: Request<Streaming<FromProxy>>,
 ) -> Result<ReceiverStream<Result<FromController, Status>>, Status> {
-    let (token, identity) = shared.authenticate(request.metadata()).await?;
-    if let Some(proven) = request.extensions().get::<Proven>() {
-        proven.prove();
-    }
+    let (token, identity) = shared.authenticate(&request).await?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let ended = match Session::begin(
@@ -90,14 +86,19 @@ pub(super) async fn open(
 }
 
 impl Shared {
-    /// Who the bearer of the request's token is.
-    pub(super) async fn authenticate(&self, metadata: &MetadataMap) -> Result<(String, Identity), Status> {
-        let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
+    /// Who the bearer of the request's token is; its connection may stay.
+    pub(super) async fn authenticate<T>(&self, request: &Request<T>) -> Result<(String, Identity), Status> {
+        let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned) else {
             return Err(self.unauthenticated("there is no token"));
         };
         match self.authenticator.authenticate(&token).await {
-            Ok(identity) => Ok((token, identity)),
+            Ok(identity) => {
+                if let Some(proven) = request.extensions().get::<Proven>() {
+                    proven.prove();
+                }
+                Ok((token, identity))
+            }
             Err(Refusal::Invalid(reason)) => Err(self.unauthenticated(&reason)),
             Err(refusal @ Refusal::Unavailable(_)) => Err(Status::unavailable(refusal.to_string())),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use portway_push::{PeerOptions, ServiceAccount};
 use tokio::sync::watch;
@@ -85,6 +86,21 @@ async fn when_a_controller_ends_its_proxies_still_serve_what_they_did() {
     proxy.take().await;
     let told = here.until(|state| state.replicas[0].connected).await;
     assert_eq!(told.replicas.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_shown_a_controllers_token_may_listen_for_long() {
+    let (here, there) = (start().await, start().await);
+    listen(&there, &[], "ours");
+    listen(&here, &[&there], "ours");
+    let revision = here.publish(&plan(20, 1));
+    there.publish(&plan(20, 1));
+    let mut proxy = Proxy::start(there.options("token"));
+    proxy.take().await;
+    here.acknowledged(revision).await;
+    // Connections that prove nothing are cut after 10 s.
+    let cut = here.until(|state| !state.replicas[0].connected);
+    assert!(tokio::time::timeout(Duration::from_secs(12), cut).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
