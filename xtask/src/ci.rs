@@ -40,6 +40,8 @@ enum Part {
     Quickstart,
     /// The test bed and the official suite are formatted, vetted and built, and a cluster runs pods.
     Cluster,
+    /// The official conformance suite, and our tests like it, pass against the release build.
+    Conformance,
 }
 
 /// Runs the parts and tells how long each took.
@@ -85,6 +87,11 @@ fn check(part: Part) -> anyhow::Result<()> {
         Part::Examples => cargo(&["run", "--quiet", "--package", "portway", "--", "check", "examples"]),
         Part::Quickstart => cargo(&["test", "--package", "portway", "--test", "quickstart"]),
         Part::Cluster => cluster(),
+        Part::Conformance => {
+            // As users run it; the tests before have built it for debugging.
+            cargo(&["build", "--quiet", "--release", "--package", "portway"])?;
+            cargo(&["xtask", "conformance"])
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use crate::crds;
 pub(crate) const NAMESPACE: &str = "portway-system";
 /// The image that the chart names, less its tag.
 const IMAGE: &str = "ghcr.io/portway/portway";
+/// The authorization server of our conformance tests.
+const EXT_AUTHZ_IMAGE: &str = "portway.dev/test/ext-authz";
 /// The official suites' backend, less its tag: since v1.7, before.
 const ECHO_IMAGES: [&str; 2] =
     ["registry.k8s.io/gateway-api/conformance/echo-basic", "registry.k8s.io/gateway-api/echo-basic"];
@@ -237,6 +239,7 @@ impl Cluster {
         for image in ECHO_IMAGES {
             testbed.args(["--image", &format!("{image}={}", self.bin("echo-basic").display())]);
         }
+        testbed.args(["--image", &format!("{EXT_AUTHZ_IMAGE}={}", self.bin("ext-authz").display())]);
         if !options.no_portway {
             testbed.args(["--image", &format!("{IMAGE}={}", portway.display())]);
         }
@@ -364,6 +367,7 @@ pub(crate) fn build_tools() -> anyhow::Result<()> {
     go_build(&source, "testbed", ".", &flags)?;
     go_build(&source, "kubectl", "k8s.io/kubernetes/cmd/kubectl", "")?;
     build_helm()?;
+    go_build(&source.join("extauthz"), "ext-authz", ".", "")?;
     go_build(&source.join("echo"), "echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic", "")
 }
 
@@ -410,15 +414,6 @@ pub(crate) fn build_propagation() -> anyhow::Result<PathBuf> {
 pub(crate) fn build_coredns() -> anyhow::Result<String> {
     go_build(&root()?.join("tests/cluster/coredns"), "coredns", ".", "")?;
     Ok(format!("registry.k8s.io/coredns/coredns={}", root()?.join("target/cluster/bin/coredns").display()))
-}
-
-/// Builds the authorization server of our tests, and returns the image that it stands for, as `--image` takes it.
-///
-/// # Errors
-/// When the build fails.
-pub(crate) fn build_ext_authz() -> anyhow::Result<String> {
-    go_build(&root()?.join("tests/cluster/extauthz"), "ext-authz", ".", "")?;
-    Ok(format!("portway.dev/test/ext-authz={}", root()?.join("target/cluster/bin/ext-authz").display()))
 }
 
 /// Builds one program into `target/cluster/bin` unless it is newer than all files below its module's folder.

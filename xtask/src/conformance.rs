@@ -141,7 +141,6 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<()> {
             args.cluster.crds.get_or_insert_with(|| args.suite.version().to_owned());
             args.cluster.image.push(cluster::build_coredns()?);
         }
-        args.cluster.image.push(cluster::build_ext_authz()?);
         cluster.up(&args.cluster)?;
     }
     let passed = run_suite(&args, &cluster, &suite);
