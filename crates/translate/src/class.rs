@@ -12,6 +12,9 @@ use crate::{Options, parameters};
 
 /// What Portway supports, by the names of the official conformance suite, sorted.
 pub const FEATURES: &[&str] = &[
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
+    "ClusterTrustBundle",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "GRPCRouteRequestHeaderModifier",
@@ -19,6 +22,9 @@ pub const FEATURES: &[&str] = &[
     "GatewayAddressEmpty",
     "GatewayAddressRoutability",
     "GatewayAddressRoutabilityCluster",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructure",

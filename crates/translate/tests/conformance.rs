@@ -16,7 +16,7 @@ use portway_api::crds;
 use portway_api::gateway::{Condition, Gateway, GatewayStatusAddress};
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
-    Filter, HostPattern, ListenerProtocol, Plan, Port, Rule, Shards, Share, Target, Transport,
+    Filter, HostPattern, ListenerProtocol, Plan, Port, Rule, Shards, Share, Target, Transport, TrustAnchors,
 };
 use portway_store::{Loaded, Resources};
 use portway_translate::{
@@ -26,24 +26,35 @@ use portway_translate::{
 use serde_json::{Value, json};
 
 /// What the suite expects; `gateway.txt` says how to read it.
-const EXPECTED: [&str; 5] = [
+const EXPECTED: [&str; 6] = [
     include_str!("conformance/gateway.txt"),
     include_str!("conformance/grpcroute.txt"),
     include_str!("conformance/httproute.txt"),
     include_str!("conformance/l4.txt"),
     include_str!("conformance/listenerset.txt"),
+    include_str!("conformance/tls.txt"),
 ];
 const NAMESPACE: &str = "gateway-conformance-infra";
 const USABLE: &str = "127.0.0.9";
 const UNUSABLE: &str = "192.0.2.1";
 
 /// The Secrets that the suite makes by itself.
-const SECRETS: [(&str, &str); 5] = [
+const SECRETS: [(&str, &str); 6] = [
     ("gateway-conformance-web-backend", "certificate"),
     (NAMESPACE, "tls-validity-checks-certificate"),
     (NAMESPACE, "tls-checks-certificate"),
     (NAMESPACE, "tls-passthrough-checks-certificate"),
     (NAMESPACE, "tls-terminate-checks-certificate"),
+    (NAMESPACE, "tls-checks-client-certificate"),
+];
+
+/// The ConfigMaps with certificate authorities that the suite makes by itself.
+const AUTHORITIES: [(&str, &str); 5] = [
+    ("gateway-conformance-web-backend", "web-backend-cm"),
+    (NAMESPACE, "tls-validity-checks-ca-certificate"),
+    (NAMESPACE, "tls-validity-checks-per-port-ca-certificate"),
+    (NAMESPACE, "tls-checks-ca-certificate"),
+    (NAMESPACE, "mismatch-ca-certificate"),
 ];
 
 /// The objects of one test, and what is made of them.
@@ -152,11 +163,17 @@ fn setting() -> Vec<Value> {
             "stringData": {"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()},
         })
     });
-    [class].into_iter().chain(secrets).collect()
+    let authorities = AUTHORITIES.map(|(namespace, name)| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": namespace, "name": name},
+            "data": {"ca.crt": certified.cert.pem()},
+        })
+    });
+    [class].into_iter().chain(secrets).chain(authorities).collect()
 }
 
 fn key(kind: &str, name: &str) -> ObjectKey {
-    let kind = KindId::find("gateway.networking.k8s.io", kind).unwrap();
+    let kind = KindId::find("gateway.networking.k8s.io", kind).or(KindId::find("", kind)).unwrap();
     let (namespace, name) = name.split_once('/').unwrap_or((NAMESPACE, name));
     ObjectKey::new(kind, namespace, name)
 }
@@ -218,6 +235,19 @@ fn route(scene: &Scene, words: &[&str]) -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(format!("not {}: {:?}", faults.join(" "), parent.conditions)) }
 }
 
+fn policy(scene: &Scene, words: &[&str]) -> Result<(), String> {
+    let status = scene.translation.statuses.get(&key(words[0], words[1])).ok_or("it has no status")?;
+    let ancestors = &status.policy().unwrap().ancestors;
+    let mut ancestors = ancestors.iter().filter(|ancestor| ancestor.ancestor_ref.name == words[3]);
+    let ancestor = ancestors.next().ok_or("its status does not have the ancestor")?;
+    let faults = unmet(words[4..].iter().copied(), &ancestor.conditions);
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not {}: {:?}", faults.join(" "), ancestor.conditions))
+    }
+}
+
 /// What becomes of a request, by the plan: the status that Portway answers with, or the backends that it may
 /// be sent to.
 fn outcome(scene: &Scene, words: &[&str]) -> String {
@@ -239,7 +269,7 @@ fn outcome(scene: &Scene, words: &[&str]) -> String {
     let headers: Vec<_> = words[4..].iter().filter_map(|word| word.split_once('=')).collect();
     match find(plan, (address, port.parse().unwrap()), method, host, target, &headers) {
         None => "404".to_owned(),
-        Some(rule) => answer(rule),
+        Some(rule) => answer(plan, rule),
     }
 }
 
@@ -273,14 +303,14 @@ fn connection(plan: &Plan, socket: (Option<IpAddr>, u16, Transport), server_name
         Some((listener, listener.forwards.iter().find(|forward| matches(&forward.hostname))?))
     });
     let Some((listener, forward)) = forward else { return "rejected".to_owned() };
-    let found = shares(&forward.rule.backends, "rejected");
+    let found = shares(plan, &forward.rule.backends, "rejected");
     match listener.protocol {
         ListenerProtocol::Tls(_) => format!("{found} terminated"),
         _ => found,
     }
 }
 
-fn answer(rule: &Rule) -> String {
+fn answer(plan: &Plan, rule: &Rule) -> String {
     let redirect = rule.filters.iter().find_map(|filter| match filter {
         Filter::Redirect(redirect) => Some(redirect.status.to_string()),
         Filter::Broken { .. } => Some("500".to_owned()),
@@ -289,20 +319,24 @@ fn answer(rule: &Rule) -> String {
     if let Some(status) = redirect {
         return status;
     }
-    shares(&rule.backends, "500")
+    shares(plan, &rule.backends, "500")
 }
 
-/// The backends with their weights; `invalid` for those that are not.
-fn shares(shares: &[Share], invalid: &str) -> String {
+/// The backends with their weights; `invalid` for those that are not, 502 for those whom nobody may trust.
+fn shares(plan: &Plan, shares: &[Share], invalid: &str) -> String {
     let shares: Vec<_> = shares.iter().filter(|share| share.weight > 0).collect();
     let mut out = String::new();
     for share in &shares {
         let name = match &share.target {
-            Target::Backend(key) => &*key.object.name,
-            Target::Invalid(_) => invalid,
+            Target::Backend(key) => match plan.backends.get(key).and_then(|backend| backend.tls.as_deref()) {
+                None => key.object.name.to_string(),
+                Some(tls) if tls.trust == TrustAnchors::Of(Vec::new()) => "502".to_owned(),
+                Some(tls) => format!("{} over-tls-to-{}", key.object.name, tls.server_name),
+            },
+            Target::Invalid(_) => invalid.to_owned(),
         };
         match shares.len() {
-            1 => out.push_str(name),
+            1 => out.push_str(&name),
             _ => write!(out, "{}{name}*{}", if out.is_empty() { "" } else { " " }, share.weight).unwrap(),
         }
     }
@@ -320,6 +354,7 @@ fn step(scene: &mut Scene, line: &str) -> Result<(), String> {
     match words[0] {
         "Gateway" | "ListenerSet" => return listener_or_whole(scene, &words),
         "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => return route(scene, &words),
+        "BackendTLSPolicy" => return policy(scene, &words),
         "parents" => {
             let status =
                 scene.translation.statuses.get(&key(words[1], words[2])).ok_or("it has no status")?;
