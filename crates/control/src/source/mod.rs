@@ -124,6 +124,9 @@ impl Source {
     /// `None` when the watches have ended, which they do not by themselves. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Batch> {
         loop {
+            if self.began.is_none() && self.state.is_ready() && self.state.has_news() {
+                self.began = Some(Instant::now());
+            }
             let message = match self.began {
                 None => self.messages.recv().await?,
                 Some(began) => {
@@ -138,9 +141,6 @@ impl Source {
                 }
             };
             self.state.take(message);
-            if self.began.is_none() && self.state.is_ready() && self.state.has_news() {
-                self.began = Some(Instant::now());
-            }
         }
     }
 
@@ -165,3 +165,6 @@ impl Drop for Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
