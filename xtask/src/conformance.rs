@@ -182,7 +182,8 @@ fn flags(args: &Args) -> Vec<String> {
     let name = args.run.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
     let run = format!("^({OFFICIAL}|{OURS})${name}");
     let mut flags = vec![
-        "-test.v".to_owned(),
+        // Otherwise the verdicts come all at once, at the end.
+        "-test.v=test2json".to_owned(),
         "-test.timeout=60m".to_owned(),
         format!("-test.parallel={PARALLEL}"),
         format!("-test.run={run}"),
@@ -241,7 +242,8 @@ impl Results {
         let mut results = Self::default();
         let mut current = String::new();
         for line in BufReader::new(output).lines() {
-            let line = line?;
+            // The mark of a line that is not a test's own output.
+            let line = line?.replace('\u{16}', "");
             writeln!(log, "{line}")?;
             results.read(line, &mut current);
         }
