@@ -134,16 +134,27 @@ fn start(
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
+    // One number for both: the slice has one for all ports of the Service.
+    let has_udp = service.spec.ports.iter().any(|port| port.protocol.as_deref() == Some("UDP"));
+    let datagrams = has_udp.then(|| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port))).transpose()?;
     let identity = Identity {
         service: service.key.name.to_string(),
         pod: key.name.to_string(),
         namespace: key.namespace.to_string(),
     };
     let task = runtime.spawn(async move {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => echo::serve(listener, identity).await,
-            Err(error) => tracing::error!(%error, "demo backend cannot listen"),
-        }
+        let datagrams = async {
+            if let Some(socket) = datagrams {
+                echo::serve_datagrams(socket, &identity).await;
+            }
+        };
+        let requests = async {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => echo::serve(listener, identity.clone()).await,
+                Err(error) => tracing::error!(%error, "demo backend cannot listen"),
+            }
+        };
+        tokio::join!(requests, datagrams);
     });
     Ok((port, task.abort_handle()))
 }
@@ -163,7 +174,7 @@ fn slice(key: &ObjectKey, service: &Stored<Service>, port: u16) -> Option<AnyObj
         .spec
         .ports
         .iter()
-        .map(|of| json!({"name": of.name, "port": port, "protocol": "TCP", "appProtocol": of.app_protocol}))
+        .map(|of| json!({"name": of.name, "port": port, "protocol": of.protocol.as_deref().unwrap_or("TCP"), "appProtocol": of.app_protocol}))
         .collect();
     let value = json!({
         "apiVersion": "discovery.k8s.io/v1",

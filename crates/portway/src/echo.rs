@@ -4,6 +4,7 @@
 //! HTTP/1.1, h2c ─► request ─┬─ Upgrade: websocket      each frame comes back
 //!                           ├─ application/grpc*       each message comes back, then grpc-status: 0
 //!                           └─ anything else           JSON: who answers, and what arrived; knobs in the query
+//! UDP ─► datagram                                        JSON: who answers, and what arrived
 //! ```
 
 mod websocket;
@@ -26,7 +27,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 /// Who answered: sent with every response.
 pub(crate) const POD_HEADER: HeaderName = HeaderName::from_static("x-echo-pod");
@@ -97,6 +98,32 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Answers each datagram with one of JSON that says who answers and what came, for ever.
+pub(crate) async fn serve_datagrams(socket: std::net::UdpSocket, identity: &Identity) {
+    let socket = match socket.set_nonblocking(true).and_then(|()| UdpSocket::from_std(socket)) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "echo cannot receive datagrams"),
+    };
+    let mut buffer = vec![0; 65_535];
+    loop {
+        // What ICMP says about an answer that nobody took is of no interest.
+        let Ok((count, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let received = String::from_utf8_lossy(&buffer[..count]);
+        let answer = DatagramAnswer { identity, received: received.trim_end() };
+        let mut text = serde_json::to_string(&answer).unwrap_or_default();
+        text.push('\n');
+        let _ = socket.send_to(text.as_bytes(), from).await;
+    }
+}
+
+/// What the answer to a datagram says.
+#[derive(Serialize)]
+struct DatagramAnswer<'a> {
+    #[serde(flatten)]
+    identity: &'a Identity,
+    received: &'a str,
 }
 
 /// Serves all connections of `listener`, for ever.

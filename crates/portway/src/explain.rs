@@ -1,6 +1,7 @@
 //! `portway explain`: what happens to one request, and which line of which file has it so.
 
 mod filters;
+mod l4;
 mod story;
 mod text;
 
@@ -20,10 +21,12 @@ use crate::world::{Files, World};
 pub(crate) struct Args {
     #[command(flatten)]
     files: Files,
-    /// The method, such as GET
-    method: String,
-    /// The URL, such as `https://shop.example.com/cart`
-    url: String,
+    /// The method, such as GET; left out for what is no HTTP
+    #[arg(value_name = "METHOD")]
+    method_or_url: String,
+    /// The URL, such as `https://shop.example.com/cart`, `tls://db.example.com`, `tcp://localhost:5432` or
+    /// `udp://localhost:53`
+    url: Option<String>,
     /// A header, `Name: value`; can be given several times
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
@@ -50,7 +53,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
         print::complaint(format_args!("{}\n", diagnostic.render(Style::of(&io::stderr()).colour())));
     }
-    let story = story::tell(&asked, &world, &mut Places::new(&world.resources));
+    let places = &mut Places::new(&world.resources);
+    let story = match &asked {
+        Asked::Request(asked) => story::tell(asked, &world, places),
+        Asked::Connection(url) => l4::tell(url, &world, places),
+    };
     match args.output {
         Output::Json => print::answer(format_args!("{}\n", serde_json::to_string_pretty(&story)?))?,
         Output::Text => print::answer(text::render(&story, Style::of(&io::stdout())))?,
@@ -58,12 +65,26 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn asked(args: &Args) -> anyhow::Result<story::Asked> {
-    let method = Method::from_bytes(args.method.as_bytes())
-        .with_context(|| format!("{:?} is no method (RFC 9110 section 9.1)", args.method))?;
-    let url: Uri = args.url.parse().with_context(|| format!("{:?} is no URL", args.url))?;
+/// What is asked about.
+enum Asked {
+    Request(story::Asked),
+    Connection(Uri),
+}
+
+fn asked(args: &Args) -> anyhow::Result<Asked> {
+    let Some(text) = &args.url else {
+        let text = &args.method_or_url;
+        let url: Uri = text.parse().with_context(|| format!("{text:?} is no URL"))?;
+        if !matches!(url.scheme_str(), Some("tls" | "tcp" | "udp")) || url.host().is_none() {
+            bail!("{text:?} is no tls, tcp or udp URL; for HTTP give a method and a URL");
+        }
+        return Ok(Asked::Connection(url));
+    };
+    let method = Method::from_bytes(args.method_or_url.as_bytes())
+        .with_context(|| format!("{:?} is no method (RFC 9110 section 9.1)", args.method_or_url))?;
+    let url: Uri = text.parse().with_context(|| format!("{text:?} is no URL"))?;
     if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-        bail!("{:?} is no http or https URL", args.url);
+        bail!("{text:?} is no http or https URL");
     }
     let header = |text: &String| match text.split_once(':') {
         Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
@@ -71,5 +92,5 @@ fn asked(args: &Args) -> anyhow::Result<story::Asked> {
     };
     let headers = args.headers.iter().map(header).collect::<anyhow::Result<_>>()?;
     let server_name = args.server_name.as_ref().map(|name| name.to_ascii_lowercase());
-    Ok(story::Asked { method, url, headers, server_name })
+    Ok(Asked::Request(story::Asked { method, url, headers, server_name }))
 }

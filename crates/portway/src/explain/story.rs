@@ -301,9 +301,11 @@ impl Telling<'_, '_> {
     /// The port that the URL means: the one it names, else its scheme's own, else the only one that speaks it.
     fn port(&self, head: &RequestHead, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
         let speaks = |port: &&Arc<Port>| {
-            port.listeners
-                .iter()
-                .any(|listener| matches!(listener.protocol, ListenerProtocol::Https(_)) == tls)
+            port.listeners.iter().any(|listener| match listener.protocol {
+                ListenerProtocol::Http => !tls,
+                ListenerProtocol::Https(_) => tls,
+                _ => false,
+            })
         };
         let wanted = head.authority.port().unwrap_or(head.scheme.default_port());
         if let Some(port) = self.plan().ports.iter().filter(speaks).find(|port| port.port == wanted) {
@@ -463,7 +465,7 @@ impl Telling<'_, '_> {
 }
 
 /// A list of names that stays short.
-fn some(names: impl Iterator<Item = String>) -> String {
+pub(super) fn some(names: impl Iterator<Item = String>) -> String {
     let mut names: Vec<String> = names.collect();
     let more = names.len().saturating_sub(MOST_NAMES);
     names.truncate(MOST_NAMES);
@@ -530,7 +532,7 @@ fn sent(head: &RequestHead) -> String {
     format!("{} {}, host {}", head.method, head.target.as_str(), head.authority.as_str())
 }
 
-fn endpoint(endpoint: &Endpoint) -> String {
+pub(super) fn endpoint(endpoint: &Endpoint) -> String {
     let state = match endpoint.state {
         EndpointState::Active => "",
         EndpointState::Terminating => " (terminating)",

@@ -80,8 +80,8 @@ impl Text {
         if let Some(sent) = &backend.sent {
             self.more(&format!("gets {sent}"));
         }
-        if let Some(Answer { status: Some(status), why, .. }) = &backend.answer {
-            let line = format!("{status}: {why}");
+        if let Some(Answer { status, why, .. }) = &backend.answer {
+            let line = status.map_or_else(|| why.clone(), |status| format!("{status}: {why}"));
             self.more(&self.style.bad(line).to_string());
         }
     }

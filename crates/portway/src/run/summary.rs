@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::KindId;
-use portway_plan::{Filter, Listener, ListenerProtocol, ObjectRef, Plan, Rule, Share, Target, Transport};
+use portway_plan::{
+    Filter, Listener, ListenerProtocol, ObjectRef, Plan, Rule, Share, Source, Target, Transport,
+};
 use portway_proxy::Applied;
 use portway_store::{Change, Changes, Resources};
 use portway_translate::Problems;
@@ -98,6 +100,19 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
     };
     let name = listener.source.section.as_deref().unwrap_or("?");
     let _ = writeln!(out, "  {} {protocol} {at} {}", style.bold(name), style.dim(&listener.hostname));
+    for forward in &listener.forwards {
+        let rule = &forward.rule;
+        let mut shares = rule.backends.iter().filter(|share| share.weight > 0);
+        let fails = shares.all(|share| obstacle(share, plan).is_some());
+        let _ = writeln!(
+            out,
+            "    {} {:<22} {} {}",
+            if fails { style.bad("✗") } else { style.good("✓") },
+            forward.hostname.to_string(),
+            rule.source.object,
+            style.dim(destination(&rule.source, &rule.backends, plan, false))
+        );
+    }
     for host in &listener.hosts {
         let mut routes: Vec<(&Arc<ObjectRef>, Vec<&Rule>)> = Vec::new();
         for entry in &host.entries {
@@ -115,7 +130,7 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
                 some if some == rules.len() => style.bad("✗"),
                 _ => style.warn("!"),
             };
-            let to: Vec<String> = rules.into_iter().map(|rule| destination(rule, plan)).collect();
+            let to: Vec<String> = rules.into_iter().map(|rule| of_rule(rule, plan)).collect();
             let _ = writeln!(
                 out,
                 "    {mark} {:<22} {object} {}",
@@ -126,14 +141,14 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
     }
 }
 
-/// Why no request of this share reaches a backend: the answer that it gets.
-fn answer(share: &Share, plan: &Plan) -> Option<String> {
+/// Why nothing of this share reaches a backend, and the status that requests get.
+fn obstacle(share: &Share, plan: &Plan) -> Option<(u16, String)> {
     match &share.target {
         Target::Backend(key) => {
             let none = plan.endpoints.get(key).is_none_or(|known| known.list.is_empty());
-            none.then(|| format!("503 {} has no endpoints", key.object.name))
+            none.then(|| (503, format!("{} has no endpoints", key.object.name)))
         }
-        Target::Invalid(no) => Some(format!("500 {}", no.reason)),
+        Target::Invalid(no) => Some((500, no.reason.to_string())),
     }
 }
 
@@ -141,39 +156,53 @@ fn answer(share: &Share, plan: &Plan) -> Option<String> {
 fn fails(rule: &Rule, plan: &Plan) -> bool {
     let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
     let mut shares = rule.backends.iter().filter(|share| share.weight > 0);
-    !redirects && shares.all(|share| answer(share, plan).is_some())
+    !redirects && shares.all(|share| obstacle(share, plan).is_some())
 }
 
 /// Where a rule sends requests, in few words.
-fn destination(rule: &Rule, plan: &Plan) -> String {
-    let name = rule.source.section.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
-    let total: u64 = rule.backends.iter().map(|share| u64::from(share.weight)).sum();
-    let shares: Vec<String> = rule
-        .backends
-        .iter()
-        .filter(|share| share.weight > 0)
-        .map(|share| {
-            let to = match (answer(share, plan), &share.target) {
-                (None, Target::Backend(key)) => key.object.name.to_string(),
-                (answer, _) => answer.unwrap_or_default(),
-            };
-            if rule.backends.len() == 1 {
-                to
-            } else {
-                format!("{to} {}%", u64::from(share.weight) * 100 / total.max(1))
-            }
-        })
-        .collect();
+fn of_rule(rule: &Rule, plan: &Plan) -> String {
     let redirect = rule.filters.iter().find_map(|filter| match filter {
         Filter::Redirect(redirect) => {
             Some(format!("{} to {}", redirect.status, redirect.scheme.as_deref().unwrap_or("elsewhere")))
         }
         _ => None,
     });
-    format!(
-        "{name}→ {}",
-        redirect.unwrap_or_else(|| if shares.is_empty() { "500".to_owned() } else { shares.join(", ") })
-    )
+    match redirect {
+        Some(redirect) => format!("{}→ {redirect}", named(&rule.source)),
+        None => destination(&rule.source, &rule.backends, plan, true),
+    }
+}
+
+fn named(rule: &Source) -> String {
+    rule.section.as_deref().map(|name| format!("{name}: ")).unwrap_or_default()
+}
+
+/// Where shares go, in few words; of `requests`, with the status for those that go nowhere.
+fn destination(rule: &Source, backends: &[Share], plan: &Plan, requests: bool) -> String {
+    let total: u64 = backends.iter().map(|share| u64::from(share.weight)).sum();
+    let shares: Vec<String> = backends
+        .iter()
+        .filter(|share| share.weight > 0)
+        .map(|share| {
+            let to = match (obstacle(share, plan), &share.target) {
+                (None, Target::Backend(key)) => key.object.name.to_string(),
+                (None, Target::Invalid(_)) => String::new(),
+                (Some((status, why)), _) if requests => format!("{status} {why}"),
+                (Some((_, why)), _) => format!("reset, {why}"),
+            };
+            if backends.len() == 1 {
+                to
+            } else {
+                format!("{to} {}%", u64::from(share.weight) * 100 / total.max(1))
+            }
+        })
+        .collect();
+    let to = match (shares.is_empty(), requests) {
+        (false, _) => shares.join(", "),
+        (true, true) => "500".to_owned(),
+        (true, false) => "reset".to_owned(),
+    };
+    format!("{}→ {to}", named(rule))
 }
 
 fn problems(out: &mut String, serving: &Serving, diagnostics: &[Diagnostic], style: Style) {
