@@ -15,7 +15,8 @@ use portway_store::Resources;
 
 use crate::backend_tls::{self, Policies};
 use crate::condition::Finding;
-use crate::{grants, x_backend};
+use crate::grants;
+use crate::x_backend::{self, Secured};
 
 /// What a translation of a route has looked at, and must look at again when it changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,9 +235,14 @@ fn port_of<'a>(resources: &'a Resources, key: &BackendKey) -> Option<(&'a Servic
 }
 
 /// How to speak to a backend that a route resolved.
-pub(crate) fn describe(resources: &Resources, policies: &Policies, key: &BackendKey) -> Backend {
+pub(crate) fn describe(
+    resources: &Resources,
+    policies: &Policies,
+    x_backends: &BTreeMap<ObjectKey, Secured>,
+    key: &BackendKey,
+) -> Backend {
     if x_backend::is_one(key) {
-        return x_backend::describe(resources, key);
+        return x_backend::describe(resources, x_backends, key);
     }
     let port = port_of(resources, key).map(|(_, port)| port);
     let app = port.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();

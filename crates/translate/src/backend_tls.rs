@@ -451,7 +451,8 @@ impl Policies {
     }
 }
 
-fn ancestor(gateway: &ObjectKey) -> ParentReference {
+/// A Gateway as statuses of what is behind it name it.
+pub(crate) fn ancestor(gateway: &ObjectKey) -> ParentReference {
     ParentReference {
         group: Some(GATEWAY_GROUP.to_owned()),
         kind: Some(KindId::Gateway.as_str().to_owned()),

@@ -188,7 +188,7 @@ impl Plans {
             let parts = || {
                 let endpoints = backend::locate(resources, key);
                 let endpoints = (!endpoints.list.is_empty()).then(|| Arc::new(endpoints));
-                (Some(Arc::new(backend::describe(resources, policies, key))), endpoints)
+                (Some(Arc::new(backend::describe(resources, policies, &survey.x_backends, key))), endpoints)
             };
             let users = self.users.get(key);
             let used = users.map(|_| parts());
@@ -208,17 +208,27 @@ impl Plans {
             if let Some(ports) = ports.remove(site).filter(|ports| *ports != plan.ports) {
                 (plan.ports, changed) = (ports, true);
             }
-            if stale.survey {
-                let certificates = survey.certificates.get(site).cloned().unwrap_or_default();
-                if plan.certificates != certificates {
-                    (plan.certificates, changed) = (certificates, true);
-                }
-            }
             let mut trust = stale.survey || stale.trust;
-            for (key, (backend, endpoints)) in backends.remove(site).unwrap_or_default() {
+            let touched = backends.remove(site).unwrap_or_default();
+            let certificates = stale.survey || (!touched.is_empty() && !survey.shown.is_empty());
+            for (key, (backend, endpoints)) in touched {
                 trust |= self.trusting.count(site, plan.backends.get(key).map(|b| &**b), backend.as_deref());
                 changed |= set(&mut plan.backends, key, backend);
                 changed |= set(&mut plan.endpoints, key, endpoints);
+            }
+            if certificates {
+                let mut certificates = survey.certificates.get(site).cloned().unwrap_or_default();
+                if !survey.shown.is_empty() {
+                    let tls = plan.backends.values().filter_map(|backend| backend.tls.as_ref());
+                    for key in tls.filter_map(|tls| tls.client_certificate.as_ref()) {
+                        if let Some(shown) = survey.shown.get(key) {
+                            certificates.insert(key.clone(), Arc::clone(shown));
+                        }
+                    }
+                }
+                if plan.certificates != certificates {
+                    (plan.certificates, changed) = (certificates, true);
+                }
             }
             if trust {
                 let of_listeners = survey.trust.get(site);

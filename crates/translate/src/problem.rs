@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use portway_api::gateway::{Gateway, GatewayClass, ListenerSet};
+use portway_api::gateway::{Gateway, GatewayClass, ListenerSet, XBackend};
 use portway_api::object::ObjectKey;
 use portway_plan::Shards;
-use portway_store::Resources;
+use portway_store::{Resources, Stored};
 use serde::Serialize;
 
 use crate::backend_tls::Policies;
@@ -15,6 +15,7 @@ use crate::condition::Finding;
 use crate::listener::{ListenerId, ListenerNode};
 use crate::route::RouteNode;
 use crate::survey::{GatewayNode, SetNode, Survey};
+use crate::x_backend::{self, Secured};
 use crate::{attach, listenerset};
 
 /// Something that keeps an object from doing what it asks for.
@@ -142,6 +143,10 @@ pub(crate) fn of_strangers(resources: &Resources, survey: &Survey) -> Vec<(Objec
 pub(crate) fn of_policy(policies: &Policies, key: &ObjectKey, resources: &Resources) -> Vec<Problem> {
     let (findings, paths) = policies.findings(key, resources);
     findings.iter().map(Problem::from).chain(ignored(paths)).collect()
+}
+
+pub(crate) fn of_x_backend(object: &Stored<XBackend>, secured: &Secured) -> Vec<Problem> {
+    x_backend::findings(object, secured).iter().map(Problem::from).collect()
 }
 
 pub(crate) fn of_route(

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use portway_api::gateway::{
-    Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyStatus,
-    RouteStatus,
+    BackendStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
+    PolicyStatus, RouteStatus,
 };
 use portway_api::object::ObjectKey;
 use portway_plan::Shards;
@@ -22,17 +22,19 @@ pub enum Status {
     Route(RouteStatus),
     /// Of a BackendTLSPolicy.
     Policy(PolicyStatus),
+    /// Of an XBackend.
+    XBackend(BackendStatus),
 }
 
 impl Status {
-    /// The conditions of the object as a whole; none for routes and policies, whose conditions are per parent and
-    /// ancestor.
+    /// The conditions of the object as a whole; none for routes, policies and XBackends, whose conditions are
+    /// per parent and ancestor.
     pub fn conditions(&self) -> &[Condition] {
         match self {
             Self::GatewayClass(status) => &status.conditions,
             Self::Gateway(status) => &status.conditions,
             Self::ListenerSet(status) => &status.conditions,
-            Self::Route(_) | Self::Policy(_) => &[],
+            Self::Route(_) | Self::Policy(_) | Self::XBackend(_) => &[],
         }
     }
 
@@ -41,7 +43,7 @@ impl Status {
         match self {
             Self::Gateway(status) => &status.listeners,
             Self::ListenerSet(status) => &status.listeners,
-            Self::GatewayClass(_) | Self::Route(_) | Self::Policy(_) => &[],
+            Self::GatewayClass(_) | Self::Route(_) | Self::Policy(_) | Self::XBackend(_) => &[],
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_api::core::Secret;
-use portway_api::gateway::{Gateway, GatewayStatusAddress, ListenerSet};
+use portway_api::gateway::{Gateway, GatewayStatusAddress, ListenerSet, XBackend};
 use portway_api::object::{KindId, Metadata, ObjectKey};
 use portway_plan::{Certificate, CertificateKey, HostPattern, Shards, TrustKey};
 use portway_store::{Resources, Stored};
@@ -17,7 +17,8 @@ use crate::condition::Finding;
 use crate::listener::{ListenerId, ListenerNode};
 use crate::precedence::Seniority;
 use crate::trust::Bundles;
-use crate::{Options, certificate, class, contest, gateway, listenerset, x_backend};
+use crate::x_backend::{self, Secured};
+use crate::{Options, certificate, class, contest, gateway, listenerset};
 
 /// A Gateway of one of Portway's classes, examined.
 #[derive(Clone, Debug)]
@@ -88,6 +89,10 @@ pub(crate) struct Survey {
     pub(crate) trust: BTreeMap<Site, BTreeSet<TrustKey>>,
     /// The objects that were asked for with permission, there or not; all pods, if any is selected.
     pub(crate) wanted: Arc<BTreeSet<ObjectKey>>,
+    /// How XBackends are reached over TLS, all of them.
+    pub(crate) x_backends: BTreeMap<ObjectKey, Secured>,
+    /// The certificates that XBackends are shown.
+    pub(crate) shown: BTreeMap<CertificateKey, Arc<Certificate>>,
     /// What the filters of listeners were made of.
     pub(crate) dependencies: BTreeSet<Dependency>,
     /// When the first of the certificates expires, in seconds of Unix time.
@@ -192,6 +197,9 @@ pub(crate) fn survey(
         survey.places.insert(object.key.clone(), survey.gateways.len());
         survey.gateways.push(node);
     }
+    for object in resources.all::<XBackend>() {
+        survey.x_backends.insert(object.key.clone(), Secured::new(object, &mut surveyor));
+    }
     (survey.secrets, survey.expires, survey.asked) = (surveyor.secrets, surveyor.expires, surveyor.asked);
     survey.dependencies = surveyor.dependencies;
     survey.wanted = Arc::new(
@@ -222,6 +230,11 @@ pub(crate) fn survey(
     }
     survey.certificates = served(&survey.gateways, read);
     survey.trust = trusted(&survey.gateways);
+    let shown = survey.x_backends.values().filter_map(|secured| secured.tls.as_ref());
+    survey.shown = shown
+        .filter_map(|tls| tls.client_certificate.as_ref())
+        .filter_map(|key| Some((key.clone(), Arc::clone(read.get(key)?.result.as_ref().ok()?))))
+        .collect();
     read.retain(|key, _| {
         let (namespace, name) = key.0.split_once('/').unwrap_or_default();
         survey.secrets.contains(&(Arc::from(namespace), Arc::from(name)))

@@ -9,6 +9,7 @@
 //! ```
 
 mod tls;
+mod x_backends;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,6 +63,8 @@ struct Work {
     policies: BTreeSet<ObjectKey>,
     /// Policies whose status may have changed.
     judged: BTreeSet<ObjectKey>,
+    /// XBackends that may have other statuses.
+    x_backends: BTreeSet<ObjectKey>,
     stale: Stale,
 }
 
@@ -216,6 +219,11 @@ impl Translator {
                 work.routes.extend(dependents.into_iter().flatten().cloned());
             }
         }
+        for (key, secured) in &survey.x_backends {
+            if self.survey.x_backends.get(key) != Some(secured) {
+                self.plans.look_at(key.kind, &key.namespace, &key.name, &mut work.stale);
+            }
+        }
         self.survey = survey;
     }
 
@@ -226,6 +234,7 @@ impl Translator {
                 self.places.leave(&before);
                 self.forget(&before, &mut work.stale);
                 work.judged.extend(policies_of(&self.policies, &before).cloned());
+                work.x_backends.extend(x_backend::referred(&before));
             }
             let Some(object) = RouteObject::get(resources, key) else { continue };
             let (node, draft) = RouteNode::new(object, &self.survey.parents, resources);
@@ -244,6 +253,7 @@ impl Translator {
         }
         for node in work.routes.iter().filter_map(|key| self.routes.get(key)) {
             work.judged.extend(policies_of(&self.policies, node).cloned());
+            work.x_backends.extend(x_backend::referred(node));
         }
         let planned: BTreeMap<&ListenerId, &Site> =
             planned(&self.survey).map(|(site, node)| (&node.id, site)).collect();
@@ -304,6 +314,7 @@ impl Translator {
             self.problems.set(key, problems.unwrap_or_default());
         }
         self.write_policies(resources, options, work);
+        self.write_x_backends(resources, options, work);
         let touched: BTreeSet<&ObjectKey> = stirred.iter().map(|listener| &listener.parent).collect();
         if work.stale.survey {
             self.write_parents(resources, options);
@@ -344,7 +355,10 @@ impl Translator {
             .iter()
             .map(|(key, _)| key)
             .chain(self.problems.keys())
-            .filter(|key| !route::KINDS.contains(&key.kind) && key.kind != KindId::BackendTLSPolicy)
+            .filter(|key| {
+                !route::KINDS.contains(&key.kind)
+                    && !matches!(key.kind, KindId::BackendTLSPolicy | KindId::XBackend)
+            })
             .filter(|key| !known.contains(*key))
             .cloned()
             .collect();

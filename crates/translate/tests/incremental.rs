@@ -79,6 +79,10 @@ fn listeners(dice: &mut Dice) -> Value {
 }
 
 fn backend(dice: &mut Dice) -> Value {
+    if dice.roll(5) == 0 {
+        let group = "gateway.networking.x-k8s.io";
+        return json!({"group": group, "kind": "XBackend", "name": "x", "namespace": dice.of(&["one", "two"])});
+    }
     json!({
         "name": dice.of(&["s", "s", "t", "missing"]),
         "namespace": dice.of(&["one", "one", "two", "infra"]),
@@ -150,6 +154,9 @@ const SLOTS: &[(KindId, &str, &str)] = &[
     (KindId::TCPRoute, "one", "f"),
     (KindId::UDPRoute, "infra", "f"),
     (KindId::UDPRoute, "one", "f"),
+    (KindId::XBackend, "one", "x"),
+    (KindId::Pod, "one", "p"),
+    (KindId::Pod, "one", "q"),
     (KindId::Service, "one", "s"),
     (KindId::Service, "two", "s"),
     (KindId::Service, "infra", "t"),
@@ -246,6 +253,35 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
             "parentRefs": parents(dice),
             "rules": [{"backendRefs": [backend(dice), backend(dice)]}],
         }}),
+        KindId::XBackend => {
+            let mut spec = json!({
+                "type": "EndpointSelector",
+                "endpointSelector": {"matchLabels": {"app": dice.of(&["a", "b"])}},
+                "port": {"number": ([80, 81, 0][dice.roll(3)])},
+                "protocol": dice.of(&["HTTP", "H2C", "TCP"]),
+            });
+            if dice.roll(2) == 0 {
+                let reference =
+                    json!({"group": "", "kind": "ConfigMap", "name": dice.of(&["ca", "missing"])});
+                let validation = json!({"hostname": "x.example.com", "caCertificateRefs": [reference]});
+                spec["tls"] = json!({"mode": "ServerOnly", "validation": validation});
+                if dice.roll(2) == 0 {
+                    let certificate =
+                        json!({"name": dice.of(&["cert", "missing"]), "namespace": dice.of(NAMESPACES)});
+                    spec["tls"]["mode"] = json!("ClientAndServer");
+                    spec["tls"]["clientCertificateRef"] = certificate;
+                }
+            }
+            json!({"metadata": metadata, "spec": spec})
+        }
+        KindId::Pod => {
+            let mut metadata = metadata;
+            metadata["labels"] = json!({"app": dice.of(&["a", "b"])});
+            json!({"metadata": metadata, "status": {
+                "podIP": dice.of(&["10.1.0.1", "10.1.0.2", ""]),
+                "conditions": [{"type": "Ready", "status": dice.of(&["True", "True", "False"])}],
+            }})
+        }
         KindId::Service => json!({"metadata": metadata, "spec": {"ports": [
             {"port": 8080, "name": "web", "appProtocol": dice.of(&["http", "kubernetes.io/h2c", "https", "", ""])},
             {"port": ([8080, 9090][dice.roll(2)]), "name": "datagrams", "protocol": "UDP"},
@@ -268,7 +304,10 @@ fn object(kind: KindId, namespace: &str, name: &str, seed: u32, pair: &(String, 
         }
         KindId::ReferenceGrant => json!({"metadata": metadata, "spec": {
             "from": [{"group": "gateway.networking.k8s.io", "kind": dice.of(&["HTTPRoute", "GRPCRoute", "TCPRoute", "UDPRoute", "Gateway"]), "namespace": dice.of(NAMESPACES)}],
-            "to": [{"group": "", "kind": dice.of(&["Service", "Secret", "ConfigMap"])}],
+            "to": [
+                {"group": "", "kind": dice.of(&["Service", "Secret", "ConfigMap"])},
+                {"group": "gateway.networking.x-k8s.io", "kind": "XBackend"},
+            ],
         }}),
         KindId::Namespace => {
             let mut metadata = metadata;

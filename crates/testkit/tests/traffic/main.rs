@@ -19,6 +19,7 @@ mod sessions;
 mod splitting;
 mod tls;
 mod upgrades;
+mod x_backends;
 
 use portway_testkit::Origin;
 

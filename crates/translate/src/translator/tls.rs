@@ -53,9 +53,14 @@ impl Translator {
     /// The Gateways whose routes send to a Service in ways that BackendTLSPolicies are for.
     fn senders(&self, (namespace, name): &ServiceName) -> BTreeSet<ObjectKey> {
         let dependency = Dependency::Service(Arc::clone(namespace), Arc::clone(name));
-        let routes = self.dependents.get(&dependency).into_iter().flatten();
+        self.gateways_of(&dependency, &[KindId::HTTPRoute, KindId::GRPCRoute, KindId::TLSRoute])
+    }
+
+    /// The Gateways that have routes of these kinds which depend on something.
+    pub(super) fn gateways_of(&self, dependency: &Dependency, kinds: &[KindId]) -> BTreeSet<ObjectKey> {
+        let routes = self.dependents.get(dependency).into_iter().flatten();
         routes
-            .filter(|key| matches!(key.kind, KindId::HTTPRoute | KindId::GRPCRoute | KindId::TLSRoute))
+            .filter(|key| kinds.contains(&key.kind))
             .filter_map(|key| self.routes.get(key))
             .flat_map(|node| node.bindings().into_keys().map(move |listener| (node, listener)))
             .filter(|(node, listener)| self.places.rival(listener, node).is_none())

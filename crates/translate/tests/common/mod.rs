@@ -243,6 +243,18 @@ fn readable_status(status: &Status) -> Value {
             });
             out["ancestors"] = ancestors.collect();
         }
+        Status::XBackend(status) => {
+            let ancestors = status.ancestors.iter().map(|ancestor| {
+                let mut reference = serde_json::to_value(&ancestor.ancestor_ref).unwrap();
+                reference.as_object_mut().unwrap().retain(|key, _| key != "group");
+                json!({
+                    "ancestorRef": reference,
+                    "controllerName": ancestor.controller_name,
+                    "conditions": conditions(&ancestor.conditions),
+                })
+            });
+            out["ancestors"] = ancestors.collect();
+        }
         Status::Route(status) => {
             let parents = status.parents.iter().map(|parent| {
                 let mut reference = serde_json::to_value(&parent.parent_ref).unwrap();
