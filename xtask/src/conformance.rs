@@ -179,7 +179,7 @@ fn run_suite(args: &Args, cluster: &Cluster, suite: &Path) -> anyhow::Result<()>
 fn flags(args: &Args) -> Vec<String> {
     let profiles =
         if args.profile.is_empty() { PROFILES.map(str::to_owned).to_vec() } else { args.profile.clone() };
-    let name = args.run.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+    let name = args.run.as_ref().map(|name| format!("/({name})")).unwrap_or_default();
     let run = format!("^({OFFICIAL}|{OURS})${name}");
     let mut flags = vec![
         // Otherwise the verdicts come all at once, at the end.
