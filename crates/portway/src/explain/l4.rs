@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use http::Uri;
-use portway_plan::{
-    ForwardRule, HostPattern, Listener, ListenerProtocol, Port, Target, TlsTermination, Transport,
-};
+use portway_plan::{ForwardRule, HostPattern, Listener, ListenerProtocol, Port, Target, Transport};
 
 use super::story::{Answer, BackendPart, HostPart, ListenerPart, Place, RulePart, Story, endpoint, some};
 use crate::places::Places;
@@ -24,10 +22,11 @@ pub(super) fn tell(url: &Uri, world: &World, places: &mut Places<'_>) -> Story {
 fn follow(url: &Uri, world: &World, places: &mut Places<'_>, story: &mut Story) -> Result<(), String> {
     let plan = &world.translation.plan;
     let scheme = url.scheme_str().unwrap_or_default();
-    let speaks = |listener: &Listener| match (&listener.protocol, scheme) {
-        (ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough, "tls") => true,
-        (ListenerProtocol::Tcp, "tcp") | (ListenerProtocol::Udp, "udp") => true,
-        _ => false,
+    let speaks = |listener: &Listener| match &listener.protocol {
+        ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => scheme == "tls",
+        ListenerProtocol::Tcp => scheme == "tcp",
+        ListenerProtocol::Udp => scheme == "udp",
+        ListenerProtocol::Http | ListenerProtocol::Https(_) => false,
     };
     let transport = if scheme == "udp" { Transport::Udp } else { Transport::Tcp };
     let candidates: Vec<&Arc<Port>> =
@@ -56,7 +55,7 @@ fn follow(url: &Uri, world: &World, places: &mut Places<'_>, story: &mut Story) 
         ));
     };
     let (protocol, why) = match &listener.protocol {
-        ListenerProtocol::Tls(TlsTermination { .. }) => ("TLS", "TLS ends here"),
+        ListenerProtocol::Tls(_) => ("TLS", "TLS ends here"),
         ListenerProtocol::TlsPassthrough => ("TLS", "TLS goes through to the backend"),
         ListenerProtocol::Tcp => ("TCP", "takes every connection to the port"),
         ListenerProtocol::Udp => ("UDP", "takes every datagram to the port"),
