@@ -65,8 +65,7 @@ pub(crate) fn problems(now: &Problems, before: &Problems, resources: &Resources)
 }
 
 /// Kinds that are read and validated, and that nothing here acts on.
-const UNSERVED: [KindId; 4] =
-    [KindId::BackendTLSPolicy, KindId::XBackendTrafficPolicy, KindId::XMesh, KindId::XTelemetryPolicy];
+const UNSERVED: [KindId; 3] = [KindId::XBackendTrafficPolicy, KindId::XMesh, KindId::XTelemetryPolicy];
 
 /// All objects whose kind does nothing.
 pub(crate) fn idle(resources: &Resources) -> impl Iterator<Item = ObjectKey> {

@@ -3,12 +3,14 @@
 #[allow(dead_code, reason = "shared by tests that each use a part")]
 mod binary;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::ensure;
 use binary::{HOST, Portway, folder, route};
 use bytes::Bytes;
+use portway_testkit::certificates::Authority;
 use portway_testkit::{Answer, Client, H2Origin, Http2, Load, Origin, Target, soon};
 use tokio::task::JoinSet;
 
@@ -185,5 +187,32 @@ async fn sigterm_under_load_costs_no_request_its_answer() -> anyhow::Result<()> 
     let (status, printed) = portway.ended()?;
     assert!(status.success(), "{status}");
     assert!(printed.contains("Drained in") && !printed.contains("cut"), "{printed}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_systems_authorities_are_trusted_where_a_policy_says_so() -> anyhow::Result<()> {
+    let (ca, other) = (Authority::new()?, Authority::new()?);
+    let config = ca.issue(["web.internal"])?.server(b"http/1.1", None)?;
+    let origin = Origin::over_tls(&config, |_| Answer::text("secure")).await?;
+    let policy = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: web, namespace: apps}\n\
+                  spec:\n  targetRefs: [{group: '', kind: Service, name: web}]\n  \
+                  validation: {hostname: web.internal, wellKnownCACertificates: System}\n";
+    let services = [origin.service("apps", "web"), policy.to_owned()];
+    let folder = folder(&route("[{backendRefs: [{name: web, port: 80}]}]"), &services)?;
+    let store = tempfile::tempdir()?;
+    let file = store.path().join("ca.crt");
+    let empty = store.path().join("certs");
+    std::fs::create_dir(&empty)?;
+    for (trusted, status) in [(Some(&ca), 200), (Some(&other), 502), (None, 502)] {
+        std::fs::write(&file, trusted.map(|ca| ca.certificate().chain.as_str()).unwrap_or_default())?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portway"));
+        command.args(["run", "--free-ports", "--admin", "127.0.0.1:0", "--workers", "1"]).arg(folder.path());
+        command.env("SSL_CERT_FILE", &file).env("SSL_CERT_DIR", &empty);
+        let portway = Portway::from(command)?;
+        let mut client = Client::connect(portway.address("http")?).await?;
+        assert_eq!(client.get(HOST, "/").await?.status(), status);
+    }
+    assert_eq!(origin.requests().len(), 1);
     Ok(())
 }

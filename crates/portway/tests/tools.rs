@@ -43,14 +43,13 @@ fn check_warns_of_kinds_that_do_nothing() -> anyhow::Result<()> {
     let file = folder.path().join("policy.yaml");
     std::fs::write(
         &file,
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: a}\nspec:\n  \
-         targetRefs: [{group: '', kind: Service, name: s}]\n  \
-         validation: {hostname: a.example.com, wellKnownCACertificates: System}\n",
+        "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\n\
+         metadata: {name: b, namespace: a}\nspec:\n  targetRefs: [{group: '', kind: Service, name: s}]\n",
     )?;
     let said = portway(&["check", "-o", "short", &file.to_string_lossy()])?;
     assert_eq!(said.status.code(), Some(0));
     let said = text(&said.stdout);
-    assert!(said.contains("warning: BackendTLSPolicy a/b: NotSupported"), "{said}");
+    assert!(said.contains("warning: XBackendTrafficPolicy a/b: NotSupported"), "{said}");
     Ok(())
 }
 

@@ -317,3 +317,37 @@ async fn plain_text_ends_when_a_policy_comes() -> anyhow::Result<()> {
     assert_eq!(client.get(HOST, "/").await?.text(), "secure");
     Ok(())
 }
+
+#[tokio::test]
+async fn bytes_of_a_terminated_tls_route_go_over_tls_again() -> anyhow::Result<()> {
+    let (ca, server) = (Authority::new()?, Certificate::new(["db.example.com"])?);
+    let clients = trust([ca.certificate()])?;
+    let config = ca.issue(["db.internal"])?.server(b"http/1.1", Some(&clients))?;
+    let origin = Origin::over_tls(&config, |_| Answer::text("secure")).await?;
+    let own = ca.issue(["gateway.internal"])?;
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: portway}\nspec: \
+                   {controllerName: portway.dev/gateway-controller}\n---\napiVersion: gateway.networking.k8s.io/v1\n\
+                   kind: Gateway\nmetadata: {name: edge, namespace: apps}\nspec:\n  gatewayClassName: portway\n  \
+                   tls: {backend: {clientCertificateRef: {name: own}}}\n  listeners:\n    \
+                   - {name: db, protocol: TLS, port: 443, tls: {mode: Terminate, certificateRefs: [{name: server}]}}\n";
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: db, namespace: apps}\nspec:\n  \
+                 parentRefs: [{name: edge}]\n  hostnames: [db.example.com]\n  \
+                 rules: [{backendRefs: [{name: web, port: 80}]}]\n";
+    let yaml = documents([
+        gateway,
+        route,
+        &server.secret("apps", "server"),
+        &own.secret("apps", "own"),
+        &origin.service("apps", "web"),
+        &ca.config_map("apps", "ca"),
+        &policy(&by_ca("db.internal")),
+    ]);
+    let gateway = Gateway::from_yaml(&yaml)?;
+    let roots = trust([&server])?;
+    let mut client = Client::connect_tls(gateway.addr("db")?, "db.example.com", &roots).await?;
+    assert_eq!(client.get("db.example.com", "/").await?.text(), "secure");
+    let seen = &origin.handshakes()[0];
+    assert_eq!(seen.server_name.as_deref(), Some("db.internal"));
+    assert_eq!(seen.certificate.as_deref(), Some(own.der()));
+    Ok(())
+}
