@@ -116,11 +116,36 @@ pub(crate) fn status(
     let history = History::of(past, |status| Some(&status.conditions));
     let conditions =
         condition::dated(&[accepted, version], class.object.metadata.generation, options.now, history);
-    let is_standard = options.is_standard();
-    let there = FEATURES.iter().filter(|name| !is_standard || !EXPERIMENTAL.contains(name));
-    let supported_features = there.map(|name| SupportedFeature { name: (*name).to_owned() }).collect();
+    let supported_features =
+        features(options).into_iter().map(|name| SupportedFeature { name: name.to_owned() }).collect();
     GatewayClassStatus { conditions, supported_features }
 }
+
+/// What is supported with the CRDs that are there, sorted: those whose fields they have, by their names then.
+fn features(options: &Options) -> Vec<&'static str> {
+    let is_old =
+        options.crds.as_ref().and_then(|crds| minor(&crds.bundle_version)).is_some_and(|minor| minor < 7);
+    let mut features: Vec<_> = FEATURES
+        .iter()
+        .copied()
+        .filter(|name| !(options.is_standard() && EXPERIMENTAL.contains(name)))
+        .filter(|name| !(is_old && SINCE_1_7.contains(name)))
+        .chain(UNTIL_1_6.into_iter().filter(|_| is_old))
+        .collect();
+    features.sort_unstable();
+    features
+}
+
+/// Features whose fields came with v1.7.
+const SINCE_1_7: [&str; 4] = [
+    "ClusterTrustBundle",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
+    "GatewayListenerFilters",
+];
+
+/// What the features of retries were called before v1.7.
+const UNTIL_1_6: [&str; 2] = ["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout"];
 
 /// Features whose fields only the CRDs of the experimental channel have (v1.7).
 const EXPERIMENTAL: [&str; 5] = [
@@ -137,10 +162,11 @@ const NEWEST_MINOR: u32 = 7;
 /// Whether Portway knows the CRDs of a bundle version, such as `v1.7.0`. All else is served as far as it goes:
 /// an upgrade of CRDs stops no traffic.
 fn is_supported(version: &str) -> bool {
-    let minor = version.strip_prefix("v1.").and_then(|rest| rest.split('.').next());
-    minor
-        .and_then(|minor| minor.parse().ok())
-        .is_some_and(|minor| (OLDEST_MINOR..=NEWEST_MINOR).contains(&minor))
+    minor(version).is_some_and(|minor| (OLDEST_MINOR..=NEWEST_MINOR).contains(&minor))
+}
+
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("v1.")?.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -150,6 +176,23 @@ mod tests {
     #[test]
     fn features_are_sorted() {
         assert!(FEATURES.is_sorted());
+    }
+
+    #[test]
+    fn features_are_those_of_the_crds() {
+        let with = |bundle_version: &str, channel: &str| {
+            let crds = crate::Crds { bundle_version: bundle_version.to_owned(), channel: channel.to_owned() };
+            let now = portway_api::object::Time(time::OffsetDateTime::UNIX_EPOCH);
+            features(&Options { crds: Some(crds), ..Options::new(now) })
+        };
+        assert_eq!(with("v1.7.0", "experimental"), FEATURES);
+        let old = with("v1.6.3", "experimental");
+        assert!(old.is_sorted());
+        assert!(old.contains(&"HTTPRouteRetry") && !old.contains(&"GatewayListenerFilters"));
+        let standard = with("v1.7.0", "standard");
+        assert!(
+            !standard.contains(&"HTTPRouteRetry") && !standard.contains(&"HTTPRouteDestinationPortMatching")
+        );
     }
 
     #[test]
