@@ -134,6 +134,11 @@ fn features(options: &Options) -> Vec<&'static str> {
     features
 }
 
+/// Whether a feature is supported with the CRDs that are there.
+pub(crate) fn supports(options: &Options, feature: &str) -> bool {
+    features(options).contains(&feature)
+}
+
 /// Features whose fields came with v1.7.
 const SINCE_1_7: [&str; 2] = ["ClusterTrustBundle", "GatewayListenerFilters"];
 

@@ -7,6 +7,7 @@ use portway_api::object::Time;
 
 pub(crate) const ACCEPTED: &str = "Accepted";
 pub(crate) const PROGRAMMED: &str = "Programmed";
+pub(crate) const ADDRESSES_ASSIGNED: &str = "AddressesAssigned";
 pub(crate) const RESOLVED_REFS: &str = "ResolvedRefs";
 pub(crate) const CONFLICTED: &str = "Conflicted";
 pub(crate) const OVERLAPPING_TLS: &str = "OverlappingTLSConfig";
@@ -17,9 +18,10 @@ pub(crate) const SUPPORTED_VERSION: &str = "SupportedVersion";
 pub(crate) const IGNORED_FIELDS: &str = "portway.dev/IgnoredFields";
 
 /// The types that are Portway's to set and to remove. All others on an object are someone else's.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     ACCEPTED,
     PROGRAMMED,
+    ADDRESSES_ASSIGNED,
     RESOLVED_REFS,
     CONFLICTED,
     OVERLAPPING_TLS,

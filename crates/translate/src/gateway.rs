@@ -17,7 +17,7 @@ use crate::condition::{
 use crate::draft::object_ref;
 use crate::listener::{self, ListenerNode, ignored_fields};
 use crate::survey::{GatewayNode, Surveyor};
-use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, listenerset, parameters};
+use crate::{Fleet, Layout, Machine, Options, Trouble, TroubleReason, listenerset, parameters, routability};
 
 const IP_ADDRESS: &str = "IPAddress";
 
@@ -34,6 +34,7 @@ pub(crate) fn examine(
         addresses: Vec::new(),
         unusable: None,
         reported: Vec::new(),
+        assigned: None,
         unresolved: None,
         ignored: Vec::new(),
         client_certificate: None,
@@ -43,7 +44,17 @@ pub(crate) fn examine(
     };
     match &surveyor.options.layout {
         Layout::Shared(machine) => addresses(gateway, &mut node, machine),
-        Layout::PerGateway(fleets) => fleet(gateway, &mut node, fleets.get(&gateway.key)),
+        Layout::PerGateway(fleets) => {
+            let known = fleets.get(&gateway.key);
+            fleet(gateway, &mut node, known);
+            if known.is_some() && routability::is_reported(surveyor.options) {
+                for address in &mut node.reported {
+                    address.routability.get_or_insert_default();
+                }
+                let is_final = known.is_some_and(|fleet| fleet.trouble.is_some());
+                node.assigned = routability::assigned(&gateway.spec.addresses, &node.reported, is_final);
+            }
+        }
     }
     let class_object = surveyor.resources.get::<GatewayClass>("", &gateway.spec.gateway_class_name);
     let of_class =
@@ -246,6 +257,7 @@ pub(crate) fn verdicts(node: &GatewayNode) -> Vec<Verdict> {
         (Some(finding), _) => no(PROGRAMMED, "Invalid", finding.to_string()),
         _ => no(PROGRAMMED, "Invalid", "no listener serves; see their conditions"),
     });
+    verdicts.extend(node.assigned.clone());
     let unresolved = node.listeners.iter().filter(|listener| !listener.unresolved.is_empty());
     let unresolved: Vec<_> = unresolved.map(|listener| &*listener.id.name).collect();
     verdicts.push(match &node.unresolved {
@@ -303,7 +315,7 @@ pub(crate) fn status(
 fn reported(node: &GatewayNode, options: &Options) -> Vec<GatewayStatusAddress> {
     let Some(machine) = options.layout.machine() else {
         let mut reported = node.reported.clone();
-        if options.is_standard() {
+        if !routability::is_reported(options) {
             // What the API server would drop would have to be written again and again.
             reported.iter_mut().for_each(|address| address.routability = None);
         }

@@ -37,6 +37,7 @@ mod place;
 mod plans;
 mod precedence;
 mod problem;
+mod routability;
 mod route;
 mod selector;
 mod session;

@@ -13,7 +13,7 @@ use portway_store::{Resources, Stored};
 use crate::attach::{ListenerView, ParentView};
 use crate::backend::Dependency;
 use crate::class::ClassNode;
-use crate::condition::Finding;
+use crate::condition::{Finding, Verdict};
 use crate::listener::{ListenerId, ListenerNode};
 use crate::precedence::Seniority;
 use crate::trust::Bundles;
@@ -34,6 +34,8 @@ pub(crate) struct GatewayNode {
     pub(crate) unusable: Option<Finding>,
     /// The addresses to report, if others know them better.
     pub(crate) reported: Vec<GatewayStatusAddress>,
+    /// Whether it has the addresses that it asks for, where that is to be told.
+    pub(crate) assigned: Option<Verdict>,
     /// References of the Gateway itself that cannot be followed.
     pub(crate) unresolved: Option<Finding>,
     pub(crate) ignored: Vec<String>,

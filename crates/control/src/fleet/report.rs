@@ -9,7 +9,7 @@ use portway_api::portway::ServiceType;
 use portway_translate::{Fleet, Trouble, TroubleReason};
 
 use super::live::{Id, Live, OwnedKind, Seen};
-use super::wanted::{CLUSTER, IP_ADDRESS, Request, Wanted};
+use super::wanted::{CLUSTER, IP_ADDRESS, Request, SENTINEL, Wanted};
 
 /// The most addresses that a Gateway's status may have.
 const MOST: usize = 16;
@@ -34,14 +34,28 @@ pub(super) fn report(wanted: &Wanted, live: &Live, faults: &[Fault]) -> Fleet {
     for (i, request) in wanted.requests().enumerate() {
         let path = || format!("spec.addresses[{i}]");
         match request {
-            Request::Unknown => found.trouble(
+            Request::UnknownType => found.trouble(
                 TroubleReason::UnsupportedAddress,
                 path(),
-                "addresses are of the type IPAddress, with the routability Cluster or none".to_owned(),
+                "addresses are of the type IPAddress".to_owned(),
             ),
-            Request::Default(None) => found.addresses.extend(default.iter().cloned()),
+            Request::UnknownRoutability => found.trouble(
+                TroubleReason::AddressNotAssigned,
+                path(),
+                "addresses have the routability Cluster or none".to_owned(),
+            ),
+            Request::Default(None) => found.one_of(default.clone()),
+            Request::Sentinel => found.one_of(
+                default
+                    .iter()
+                    .map(|address| GatewayStatusAddress {
+                        routability: Some(SENTINEL.to_owned()),
+                        ..address.clone()
+                    })
+                    .collect(),
+            ),
             Request::Cluster(None) => {
-                found.addresses.extend(main.into_iter().flat_map(in_cluster));
+                found.one_of(main.into_iter().flat_map(in_cluster).collect());
             }
             Request::Default(Some(value)) | Request::Cluster(Some(value)) => {
                 let role = roles.iter().find(|role| role.address == Some(value));
@@ -62,7 +76,11 @@ pub(super) fn report(wanted: &Wanted, live: &Live, faults: &[Fault]) -> Fleet {
                             (None, Some(role)) => format!("Service {} has not been given {value}", role.name),
                             (None, None) => format!("the Gateway is not reached at {value}"),
                         };
-                        found.trouble(TroubleReason::AddressNotUsable, path(), message);
+                        let reason = match request {
+                            Request::Cluster(_) => TroubleReason::AddressNotAssigned,
+                            _ => TroubleReason::AddressNotUsable,
+                        };
+                        found.trouble(reason, path(), message);
                     }
                 }
             }
@@ -90,6 +108,12 @@ struct Found {
 }
 
 impl Found {
+    /// Takes the first that is not taken yet: each request has one address of its own (GEP-5093).
+    fn one_of(&mut self, candidates: Vec<GatewayStatusAddress>) {
+        let free = candidates.into_iter().find(|address| !self.addresses.contains(address));
+        self.addresses.extend(free);
+    }
+
     /// The first fault is told, but that a type of addresses is not known goes before all.
     fn trouble(&mut self, reason: TroubleReason, path: String, message: String) {
         let before = self.trouble.as_ref().map(|trouble| trouble.reason);

@@ -230,11 +230,11 @@ fn addresses_are_those_that_were_given_and_what_was_not_is_told() {
 }
 
 #[test]
-fn an_unknown_routability_is_refused_and_mended() {
+fn an_unknown_routability_is_told_and_mended() {
     let odd = "{gatewayClassName: portway, addresses: [{routability: example.com/x}], \
                listeners: [{name: http, port: 80, protocol: HTTP}]}";
     let mut cluster = Cluster::new(odd);
-    assert_eq!(cluster.fleet().trouble.unwrap().reason, TroubleReason::UnsupportedAddress);
+    assert_eq!(cluster.fleet().trouble.unwrap().reason, TroubleReason::AddressNotAssigned);
     cluster.tell(PLAIN);
     assert_eq!(cluster.fleet().trouble, None);
 }

@@ -16,6 +16,9 @@ pub(super) const IP_ADDRESS: &str = "IPAddress";
 /// The routability of an address that is reached from inside the cluster only (GEP-5093).
 pub(super) const CLUSTER: &str = "Cluster";
 
+/// A routability that promises nothing: conformance tests ask for it, to see it reported (GEP-5093).
+pub(super) const SENTINEL: &str = "testing.x-k8s.io/sentinel";
+
 /// A Gateway that is to have proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -48,20 +51,25 @@ pub(super) enum Request<'a> {
     Default(Option<&'a str>),
     /// Reached from inside the cluster.
     Cluster(Option<&'a str>),
-    /// Of a type or a routability that Portway does not know.
-    Unknown,
+    /// As the Gateway's Service is, but reported with [`SENTINEL`].
+    Sentinel,
+    /// Of a type that Portway does not know.
+    UnknownType,
+    /// Of a routability that Portway does not know.
+    UnknownRoutability,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn of(address: &'a GatewaySpecAddress) -> Self {
         let value = address.value.as_deref().filter(|value| !value.is_empty());
         if address.type_.as_deref().unwrap_or(IP_ADDRESS) != IP_ADDRESS {
-            return Self::Unknown;
+            return Self::UnknownType;
         }
         match address.routability.as_deref().unwrap_or_default() {
             "" => Self::Default(value),
             CLUSTER => Self::Cluster(value),
-            _ => Self::Unknown,
+            SENTINEL if value.is_none() => Self::Sentinel,
+            _ => Self::UnknownRoutability,
         }
     }
 }
