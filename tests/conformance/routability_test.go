@@ -10,7 +10,6 @@ import (
 	"sigs.k8s.io/gateway-api/conformance/utils/http"
 	"sigs.k8s.io/gateway-api/conformance/utils/kubernetes"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
-	"sigs.k8s.io/gateway-api/pkg/features"
 )
 
 // serviceCIDR is the test bed's.
@@ -19,9 +18,7 @@ var serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 var routability = suite.ConformanceTest{
 	ShortName:   "GatewayAddressRoutability",
 	Description: "Addresses are given, and reported, with the routability that was asked for (GEP-5093, conformance test scenarios)",
-	// Not claimed yet: no status has the condition AddressesAssigned.
-	Features:  []features.FeatureName{features.SupportGatewayAddressRoutability},
-	Manifests: []string{"ours/routability.yaml"},
+	Manifests:   []string{"ours/routability.yaml"},
 	Test: func(t *testing.T, s *suite.ConformanceTestSuite) {
 		// assigned waits for the condition, and returns the routability of each address in the status.
 		assigned := func(t *testing.T, name string, status metav1.ConditionStatus, reason gatewayv1.GatewayConditionReason) map[string][]string {

@@ -20,6 +20,8 @@ pub const FEATURES: &[&str] = &[
     "GRPCRouteRequestHeaderModifier",
     "Gateway",
     "GatewayAddressEmpty",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
     "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
     "GatewayFrontendClientCertificateValidationInsecureFallback",
@@ -140,14 +142,24 @@ pub(crate) fn supports(options: &Options, feature: &str) -> bool {
 }
 
 /// Features whose fields came with v1.7.
-const SINCE_1_7: [&str; 2] = ["ClusterTrustBundle", "GatewayListenerFilters"];
+const SINCE_1_7: [&str; 4] = [
+    "ClusterTrustBundle",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
+    "GatewayListenerFilters",
+];
 
 /// What the features of retries were called before v1.7.
 const UNTIL_1_6: [&str; 2] = ["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout"];
 
 /// Features whose fields only the CRDs of the experimental channel have (v1.7).
-const EXPERIMENTAL: [&str; 3] =
-    ["ClusterTrustBundle", "GatewayListenerFilters", "HTTPRouteDestinationPortMatching"];
+const EXPERIMENTAL: [&str; 5] = [
+    "ClusterTrustBundle",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
+    "GatewayListenerFilters",
+    "HTTPRouteDestinationPortMatching",
+];
 
 const OLDEST_MINOR: u32 = 4;
 const NEWEST_MINOR: u32 = 7;
