@@ -6,10 +6,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance/utils/http"
 	"sigs.k8s.io/gateway-api/conformance/utils/kubernetes"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
+	"sigs.k8s.io/gateway-api/pkg/features"
 )
 
 // serviceCIDR is the test bed's.
@@ -18,10 +20,35 @@ var serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 var routability = suite.ConformanceTest{
 	ShortName:   "GatewayAddressRoutability",
 	Description: "Addresses are given, and reported, with the routability that was asked for (GEP-5093, conformance test scenarios)",
-	Manifests:   []string{"ours/routability.yaml"},
+	Features: []features.FeatureName{
+		features.SupportGatewayAddressRoutability, features.SupportGatewayAddressRoutabilityCluster,
+	},
+	Manifests: []string{"ours/routability.yaml"},
 	Test: func(t *testing.T, s *suite.ConformanceTestSuite) {
+		cluster := gatewayv1.GatewayAddressRoutabilityCluster
+		gateways := map[string][]gatewayv1.GatewaySpecAddress{
+			"routability-default":  nil,
+			"routability-cluster":  {{Routability: cluster}},
+			"routability-both":     {{}, {Routability: cluster}},
+			"routability-sentinel": {{Routability: "testing.x-k8s.io/sentinel"}},
+			"routability-static":   {{Routability: cluster, Value: "10.96.77.77"}},
+			"routability-unusable": {{Routability: cluster, Value: "192.0.2.1"}},
+			"routability-unknown":  {{Routability: "example.com/Nowhere"}},
+		}
+		// Not in the manifest: the suite takes the addresses out of those.
+		for name, addresses := range gateways {
+			gateway := &gatewayv1.Gateway{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+				Spec: gatewayv1.GatewaySpec{
+					GatewayClassName: gatewayv1.ObjectName(s.GatewayClassName), Addresses: addresses,
+					Listeners: []gatewayv1.Listener{{Name: "http", Port: 80, Protocol: gatewayv1.HTTPProtocolType}},
+				},
+			}
+			s.Applier.MustApplyObjectsWithCleanup(t, s.Client, s.TimeoutConfig, []client.Object{gateway}, true)
+		}
 		// assigned waits for the condition, and returns the routability of each address in the status.
 		assigned := func(t *testing.T, name string, status metav1.ConditionStatus, reason gatewayv1.GatewayConditionReason) map[string][]string {
+			kubernetes.GatewayMustHaveLatestConditions(t, s.Client, s.TimeoutConfig, named(name))
 			kubernetes.GatewayMustHaveCondition(t, s.Client, s.TimeoutConfig, named(name), metav1.Condition{
 				Type: string(gatewayv1.GatewayConditionAddressesAssigned), Status: status, Reason: string(reason)})
 			gateway := &gatewayv1.Gateway{}
