@@ -97,7 +97,10 @@ impl Suite {
                  # packages of sigs.k8s.io/gateway-api/conformance v1.6.3 stood in for it (tests/conformance/go.mod), and\n\
                  # the backend was that version's echo-basic.\n"
             }
-            Self::V1_6 => "# No module stood in for another. The backend was the suite's own echo-basic.\n",
+            Self::V1_6 => {
+                "# No module stood in for another. The backends were the suite's own echo-basic, and CoreDNS v1.12.2 built\n\
+                 # with the plugins that the suite's configuration names.\n"
+            }
         }
     }
 }
