@@ -11,7 +11,7 @@
 //! one more for each further static address), a ServiceAccount without any right, a ConfigMap with the authority by
 //! which the proxies know the controller, a PodDisruptionBudget, and a HorizontalPodAutoscaler if asked for.
 //!
-//! - [`desired`] is pure; all effects are in `effects`.
+//! - [`desired()`] is pure; all effects are in `effects`.
 //! - Server-side apply: what users add to the objects stays, what they change of ours is set again.
 //! - An object of that name that is not the Gateway's is left alone, and told.
 //! - A Gateway that is for now not accepted keeps its proxies; one that another controller took over, or that is

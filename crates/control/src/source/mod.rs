@@ -8,7 +8,7 @@
 //! Source::next:                                   State ─► settles ─► Batch
 //! ```
 //!
-//! Nothing of a kind is kept that translation does not read ([`object`]). Secrets and ConfigMaps are not read but
+//! Nothing of a kind is kept that translation does not read (`object`). Secrets and ConfigMaps are not read but
 //! for those that something references: their watches are of metadata only, and what [`Source::want`] names is
 //! fetched. That needs `get`, `list` and `watch` on both in the whole cluster, since a reference may name any of
 //! them; a watch for each object by its name would need the same and a connection each. Pods are watched while an

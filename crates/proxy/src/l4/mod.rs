@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A connection chooses its backend once and keeps it, whatever becomes of the plan, until its listener goes
-//! (it drains) or leave to go to the backend is taken back ([`ForwardRule::revokes`]).
+//! (it drains) or leave to go to the backend is taken back (`ForwardRule::revokes`).
 
 mod datagrams;
 mod hello;
