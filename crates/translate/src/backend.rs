@@ -217,8 +217,8 @@ fn protocol(app: &str) -> Option<BackendProtocol> {
     }
 }
 
-/// `None` for SCTP.
-fn port_transport(port: &ServicePort) -> Option<Transport> {
+/// What a port is for; `None` for SCTP.
+pub(crate) fn port_transport(port: &ServicePort) -> Option<Transport> {
     match port.protocol.as_deref().unwrap_or("TCP") {
         "TCP" => Some(Transport::Tcp),
         "UDP" => Some(Transport::Udp),

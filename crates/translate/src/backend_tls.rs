@@ -14,10 +14,11 @@ use portway_api::gateway::{
     SubjectAltName, SubjectAltNameType,
 };
 use portway_api::object::{KindId, ObjectKey};
-use portway_plan::{BackendTls, HostPattern, SubjectName, TrustAnchors};
+use portway_plan::{BackendTls, HostPattern, SubjectName, Transport, TrustAnchors};
 use portway_store::{Resources, Stored};
 
 use crate::Options;
+use crate::backend::port_transport;
 use crate::condition::{self, Finding, History, Past, RESOLVED_REFS, Verdict, no, yes};
 use crate::grants::GATEWAY_GROUP;
 use crate::listener::ignored_fields;
@@ -138,6 +139,11 @@ fn target<'p>(policy: &'p BackendTLSPolicy, service: &str) -> impl Iterator<Item
         .map(|target| target.section_name.as_deref().filter(|section| !section.is_empty()))
 }
 
+/// Of which port of a Service something is said, for people.
+fn of_port(section: Option<&str>) -> String {
+    section.map(|section| format!("port {section} of ")).unwrap_or_default()
+}
+
 /// Whether a policy demands TLS to a port of a Service.
 pub(crate) fn demanded(resources: &Resources, namespace: &str, service: &str, port: &ServicePort) -> bool {
     resources.in_namespace::<BackendTLSPolicy>(namespace).any(|policy| {
@@ -194,11 +200,18 @@ pub(crate) struct Policies {
     readers: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
 }
 
-/// Why a policy does nothing for one of its targets.
+/// Why a policy does nothing for one of its targets, or for a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Loss {
-    NotFound(String),
-    Conflicted(String),
+struct Loss {
+    /// What the condition says when this is all that there is; `None` for a part of a target.
+    reason: Option<&'static str>,
+    why: String,
+}
+
+impl Loss {
+    fn whole(reason: &'static str, why: String) -> Self {
+        Self { reason: Some(reason), why }
+    }
 }
 
 impl Policies {
@@ -306,20 +319,41 @@ impl Policies {
     ) -> Option<Loss> {
         let (namespace, name) = service;
         let Some(found) = resources.get::<Service>(namespace, name) else {
-            return Some(Loss::NotFound(format!("there is no Service {namespace}/{name}")));
+            return Some(Loss::whole("TargetNotFound", format!("there is no Service {namespace}/{name}")));
         };
+        let (udp, other): (Vec<_>, Vec<_>) = found
+            .spec
+            .ports
+            .iter()
+            .filter(|port| section.is_none() || port.name.as_deref() == section)
+            .partition(|port| port_transport(port) == Some(Transport::Udp));
         if let Some(section) = section
-            && !found.spec.ports.iter().any(|port| port.name.as_deref() == Some(section))
+            && other.is_empty()
+            && udp.is_empty()
         {
-            return Some(Loss::NotFound(format!("Service {namespace}/{name} has no port named {section}")));
+            let why = format!("Service {namespace}/{name} has no port named {section}");
+            return Some(Loss::whole("TargetNotFound", why));
         }
-        let winner = self.winner(service, section)?;
-        (winner.object.key != node.object.key).then(|| {
-            let of = section.map(|section| format!("port {section} of ")).unwrap_or_default();
-            Loss::Conflicted(format!(
-                "{} already applies to {of}Service {namespace}/{name}",
-                winner.object.key
-            ))
+        if other.is_empty() && !udp.is_empty() {
+            // GEP-1897: "applies only to TCP traffic".
+            let of = of_port(section);
+            let why = format!("{of}Service {namespace}/{name} is UDP, and TLS needs TCP");
+            return Some(Loss::whole("Invalid", why));
+        }
+        self.conflict(node, service, section).or_else(|| {
+            let port = udp.first()?.port;
+            let why = format!("port {port} of Service {namespace}/{name} is UDP, and TLS needs TCP");
+            Some(Loss { reason: None, why })
+        })
+    }
+
+    /// Whether another policy holds for a target.
+    fn conflict(&self, node: &PolicyNode, service: &ServiceName, section: Option<&str>) -> Option<Loss> {
+        let winner = &self.winner(service, section)?.object.key;
+        (*winner != node.object.key).then(|| {
+            let (of, (namespace, name)) = (of_port(section), service);
+            let why = format!("{winner} already applies to {of}Service {namespace}/{name}");
+            Loss::whole("Conflicted", why)
         })
     }
 
@@ -336,20 +370,20 @@ impl Policies {
         let (mut losses, mut wins) = (Vec::new(), 0);
         for service in node.services().iter().filter(|service| used(service)) {
             for section in target(&node.object, &service.1) {
-                match self.loss(node, service, section, resources) {
-                    Some(loss) => losses.push(loss),
-                    None => wins += 1,
-                }
+                let loss = self.loss(node, service, section, resources);
+                wins += usize::from(loss.as_ref().is_none_or(|loss| loss.reason.is_none()));
+                losses.extend(loss);
             }
         }
-        let conflicts = losses.iter().find(|loss| matches!(loss, Loss::Conflicted(_)));
-        match (wins, conflicts.or(losses.first())) {
-            (0, Some(Loss::Conflicted(why))) => no(condition::ACCEPTED, "Conflicted", why.as_str()),
-            (0, Some(Loss::NotFound(why))) => no(condition::ACCEPTED, "TargetNotFound", why.as_str()),
-            (_, Some(Loss::Conflicted(why) | Loss::NotFound(why))) => {
+        let conflict = losses.iter().find(|loss| loss.reason == Some("Conflicted"));
+        match conflict.or(losses.first()) {
+            None => yes(condition::ACCEPTED, "Accepted", "the policy is accepted"),
+            Some(Loss { reason: Some(reason), why }) if wins == 0 => {
+                no(condition::ACCEPTED, reason, why.as_str())
+            }
+            Some(Loss { why, .. }) => {
                 yes(condition::ACCEPTED, "Accepted", format!("the policy is accepted, except that {why}"))
             }
-            (_, None) => yes(condition::ACCEPTED, "Accepted", "the policy is accepted"),
         }
     }
 
@@ -442,10 +476,8 @@ impl Policies {
             let service = (Arc::clone(&key.namespace), Arc::from(reference.name.as_str()));
             let section = reference.section_name.as_deref().filter(|section| !section.is_empty());
             let path = format!("spec.targetRefs[{i}]");
-            findings.extend(self.loss(node, &service, section, resources).map(|loss| match loss {
-                Loss::NotFound(why) => Finding::new(path, "TargetNotFound", why),
-                Loss::Conflicted(why) => Finding::new(path, "Conflicted", why),
-            }));
+            let loss = self.loss(node, &service, section, resources);
+            findings.extend(loss.and_then(|Loss { reason, why }| Some(Finding::new(path, reason?, why))));
         }
         (findings, &node.ignored)
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portway_plan::ListenerProtocol;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -194,11 +193,9 @@ async fn connect(
     session.set_backend(backend.metrics());
     let plan = way.listener.as_ref().map(|listener| listener.plan());
     let identity = plan.and_then(|plan| plan.client_certificate.as_ref());
-    // BackendTLSPolicies are for what ends here: a TCPRoute's client may well speak TLS itself.
-    let through = way.through || plan.is_some_and(|plan| plan.protocol == ListenerProtocol::Tcp);
     let lease = way.pools.lease(backend, identity, None, None).await?;
     session.begin_try(lease.endpoint().address());
-    let failed = match way.pools.dial(&lease, through).await {
+    let failed = match way.pools.dial(&lease, way.through).await {
         Ok(transport) => return Ok((lease, transport)),
         Err(fault) => fault,
     };
@@ -207,6 +204,6 @@ async fn connect(
         return Err(failed);
     }
     session.begin_try(again.endpoint().address());
-    let transport = way.pools.dial(&again, through).await?;
+    let transport = way.pools.dial(&again, way.through).await?;
     Ok((again, transport))
 }

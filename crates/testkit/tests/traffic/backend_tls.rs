@@ -4,7 +4,7 @@ use portway_testkit::certificates::{Authority, Certificate, bundle, trust};
 use portway_testkit::origin::service_speaking;
 use portway_testkit::{Answer, Client, Gateway, H2Origin, Load, Origin, Target};
 
-use crate::{GATEWAY, HOST, documents, route};
+use crate::{GATEWAY, HOST, documents, l4, route};
 
 const RULES: &str = "- backendRefs: [{name: web, port: 80}]";
 
@@ -349,5 +349,30 @@ async fn bytes_of_a_terminated_tls_route_go_over_tls_again() -> anyhow::Result<(
     let seen = &origin.handshakes()[0];
     assert_eq!(seen.server_name.as_deref(), Some("db.internal"));
     assert_eq!(seen.certificate.as_deref(), Some(own.der()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_of_a_tcp_route_go_over_tls_where_the_backend_wants_it() -> anyhow::Result<()> {
+    let ca = Authority::new()?;
+    let origin = origin(&ca.issue(["db.internal"])?).await?;
+    let yaml = documents([
+        &l4::gateway("name: db, protocol: TCP, port: 5432"),
+        &l4::passes("TCPRoute", "db", "db", "", "[{name: web, port: 80}]"),
+        &origin.service("apps", "web"),
+        &ca.config_map("apps", "ca"),
+        &policy(&by_ca("db.internal")),
+    ]);
+    let mut gateway = Gateway::from_yaml(&yaml)?;
+    let mut client = Client::connect(gateway.addr("db")?).await?;
+    assert_eq!(client.get("db", "/").await?.text(), "secure");
+    let seen = &origin.handshakes()[0];
+    assert_eq!(seen.server_name.as_deref(), Some("db.internal"));
+    assert_eq!(seen.protocol, None, "what is spoken is between the client and the backend");
+
+    gateway.apply(&yaml.replace("hostname: db.internal", "hostname: other.internal"))?;
+    let mut client = Client::connect(gateway.addr("db")?).await?;
+    assert!(client.get("db", "/").await.is_err(), "nobody that the policy does not trust gets a byte");
+    assert_eq!(origin.requests().len(), 1);
     Ok(())
 }
