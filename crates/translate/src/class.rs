@@ -121,17 +121,23 @@ pub(crate) fn status(
     GatewayClassStatus { conditions, supported_features }
 }
 
-/// What is supported with the CRDs that are there, sorted: those whose fields they have, by their names then.
+/// What is supported with the CRDs that are there, sorted: those whose kinds and fields they have, by their names
+/// then.
 fn features(options: &Options) -> Vec<&'static str> {
-    let is_old =
-        options.crds.as_ref().and_then(|crds| minor(&crds.bundle_version)).is_some_and(|minor| minor < 7);
-    let mut features: Vec<_> = FEATURES
-        .iter()
-        .copied()
-        .filter(|name| !(options.is_standard() && EXPERIMENTAL.contains(name)))
-        .filter(|name| !(is_old && SINCE_1_7.contains(name)))
-        .chain(UNTIL_1_6.into_iter().filter(|_| is_old))
-        .collect();
+    let crds = options.crds.as_ref();
+    // Later ones have all that the newest known have.
+    let minor = crds.and_then(|crds| minor(&crds.bundle_version)).unwrap_or(NEWEST_MINOR);
+    let is_there = |name: &str| {
+        CAME_LATER.iter().find(|came| came.feature == name).is_none_or(|came| {
+            let since = if options.is_standard() { came.standard } else { Some(came.experimental) };
+            since.is_some_and(|since| since <= minor)
+        })
+    };
+    let names = FEATURES.iter().filter(|name| is_there(name)).flat_map(|name| {
+        let old = OLD_NAMES.iter().find(|old| old.until >= minor && old.now == *name);
+        old.map_or(std::slice::from_ref(name), |old| old.then)
+    });
+    let mut features: Vec<_> = names.copied().collect();
     features.sort_unstable();
     features
 }
@@ -141,24 +147,57 @@ pub(crate) fn supports(options: &Options, feature: &str) -> bool {
     features(options).contains(&feature)
 }
 
-/// Features whose fields came with v1.7.
-const SINCE_1_7: [&str; 4] = [
-    "ClusterTrustBundle",
-    "GatewayAddressRoutability",
-    "GatewayAddressRoutabilityCluster",
-    "GatewayListenerFilters",
+/// A feature whose kind, or fields, not all CRDs of the versions have that Portway knows.
+struct CameLater {
+    feature: &'static str,
+    /// The first minor version whose experimental channel has them.
+    experimental: u32,
+    /// The same of the standard channel; `None` while it has not.
+    standard: Option<u32>,
+}
+
+const fn came(feature: &'static str, experimental: u32, standard: Option<u32>) -> CameLater {
+    CameLater { feature, experimental, standard }
+}
+
+/// By the CRDs of v1.4.1, v1.5.1, v1.6.3 and v1.7.0.
+const CAME_LATER: [CameLater; 19] = [
+    came("ClusterTrustBundle", 7, None),
+    came("GatewayAddressRoutability", 7, None),
+    came("GatewayAddressRoutabilityCluster", 7, None),
+    // v1.4 had the fields elsewhere.
+    came("GatewayBackendClientCertificate", 5, Some(5)),
+    came("GatewayFrontendClientCertificateValidation", 5, Some(5)),
+    came("GatewayFrontendClientCertificateValidationInsecureFallback", 5, Some(5)),
+    came("GatewayListenerFilters", 7, None),
+    came("HTTPRoute303RedirectStatusCode", 5, Some(5)),
+    came("HTTPRoute307RedirectStatusCode", 5, Some(5)),
+    came("HTTPRoute308RedirectStatusCode", 5, Some(5)),
+    came("HTTPRouteCORS", 4, Some(5)),
+    came("HTTPRouteDestinationPortMatching", 4, None),
+    came("HTTPRouteRetryCodes", 4, Some(7)),
+    came("HTTPRouteRetryConnectionError", 4, Some(7)),
+    came("ListenerSet", 5, Some(5)),
+    came("TCPRoute", 4, Some(6)),
+    came("TLSRoute", 4, Some(5)),
+    came("TLSRouteModeTerminate", 4, Some(5)),
+    came("UDPRoute", 4, Some(6)),
 ];
 
-/// What the features of retries were called before v1.7.
-const UNTIL_1_6: [&str; 2] = ["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout"];
+/// What a feature was called up to a minor version.
+struct OldName {
+    now: &'static str,
+    then: &'static [&'static str],
+    until: u32,
+}
 
-/// Features whose fields only the CRDs of the experimental channel have (v1.7).
-const EXPERIMENTAL: [&str; 5] = [
-    "ClusterTrustBundle",
-    "GatewayAddressRoutability",
-    "GatewayAddressRoutabilityCluster",
-    "GatewayListenerFilters",
-    "HTTPRouteDestinationPortMatching",
+const OLD_NAMES: [OldName; 2] = [
+    OldName { now: "GatewayInfrastructure", then: &["GatewayInfrastructurePropagation"], until: 5 },
+    OldName {
+        now: "HTTPRouteRetryCodes",
+        then: &["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout"],
+        until: 6,
+    },
 ];
 
 const OLDEST_MINOR: u32 = 4;
@@ -191,13 +230,27 @@ mod tests {
             features(&Options { crds: Some(crds), ..Options::new(now) })
         };
         assert_eq!(with("v1.7.0", "experimental"), FEATURES);
+        assert_eq!(with("v1.9.0", "experimental"), FEATURES);
         let old = with("v1.6.3", "experimental");
         assert!(old.is_sorted());
         assert!(old.contains(&"HTTPRouteRetry") && !old.contains(&"GatewayListenerFilters"));
         let standard = with("v1.7.0", "standard");
+        assert!(standard.contains(&"HTTPRouteRetryCodes") && standard.contains(&"UDPRoute"));
+        assert!(!standard.contains(&"HTTPRouteRetry"));
+        assert!(!standard.contains(&"HTTPRouteDestinationPortMatching"));
+        let older = with("v1.5.1", "standard");
+        assert!(older.contains(&"TLSRoute") && older.contains(&"GatewayInfrastructurePropagation"));
         assert!(
-            !standard.contains(&"HTTPRouteRetry") && !standard.contains(&"HTTPRouteDestinationPortMatching")
+            !older.contains(&"UDPRoute") && !older.contains(&"HTTPRouteRetry"),
+            "the CRDs have no such fields"
         );
+        let oldest = with("v1.4.1", "standard");
+        assert!(oldest.contains(&"HTTPRoute") && oldest.contains(&"BackendTLSPolicy"));
+        for name in ["ListenerSet", "TLSRoute", "HTTPRouteCORS", "HTTPRoute308RedirectStatusCode"] {
+            assert!(!oldest.contains(&name), "{name}");
+        }
+        assert!(CAME_LATER.iter().all(|came| FEATURES.contains(&came.feature)));
+        assert!(OLD_NAMES.iter().all(|old| FEATURES.contains(&old.now)));
     }
 
     #[test]
