@@ -68,9 +68,15 @@ enum Command {
 /// The exit code for what the user got wrong in the command itself; clap's own.
 pub(crate) const USAGE: u8 = 2;
 
+/// What is logged. The Kubernetes client writes a line, with the whole answer at times, for each try that fails:
+/// that the controller tells once for what fails, and counts, so its lines are only for who asks for them by name.
+fn filter(directives: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::builder().parse(format!("kube_client=off,kube_runtime=off,{directives}"))
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = match EnvFilter::builder().parse(&cli.log) {
+    let filter = match filter(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
             print::complaint(format_args!("portway: --log {}: {error}", cli.log));
@@ -98,5 +104,53 @@ fn main() -> ExitCode {
             print::complaint(format_args!("portway: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The targets that get a line with these directives.
+    fn logged(directives: &str) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_env_filter(filter(directives).unwrap())
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "kube_runtime::watcher", "a");
+            tracing::error!(target: "kube_client::client::builder", "b");
+            tracing::warn!(target: "portway_control::outage", "c");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines().filter_map(|line| line.split_whitespace().last()).collect::<Vec<_>>().join("")
+    }
+
+    #[test]
+    fn the_kubernetes_client_is_silent_unless_it_is_named() {
+        assert_eq!(logged("info"), "c");
+        assert_eq!(logged("debug"), "c");
+        assert_eq!(logged("warn,kube_runtime=warn"), "ac");
+        assert_eq!(logged("kube_client=error,error"), "b");
     }
 }
