@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ type cluster struct {
 	opts       *options
 	pki        *pki
 	etcd       *embed.Etcd
+	mu         sync.Mutex // guards procs
 	procs      []*exec.Cmd
 	kubeconfig string
 	rest       *rest.Config
@@ -220,42 +222,70 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 }
 
 // start runs one linked-in component as a child process that logs to a file.
+// One that ends while there is a file NAME.hold beside its log is started
+// again when that file is gone: so that a test can take it away for a while.
 func (c *cluster) start(name string, flags []string) error {
-	out, err := os.Create(c.file(name + ".log"))
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command("/proc/self/exe", append([]string{name}, flags...)...)
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
 		// Pdeathsig follows the thread that started the child: keep it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		_ = out.Close()
+		cmd, err := c.spawn(name, flags)
 		started <- err
-		if err != nil {
-			return
-		}
-		err = cmd.Wait()
-		select {
-		case <-c.stopping:
-		default:
-			c.failed <- fmt.Errorf("%s ended: %v; see its log in %s", name, err, c.opts.dir)
+		for err == nil {
+			err = cmd.Wait()
+			select {
+			case <-c.stopping:
+				return
+			default:
+			}
+			if !c.held(name) {
+				c.failed <- fmt.Errorf("%s ended: %v; see its log in %s", name, err, c.opts.dir)
+				return
+			}
+			if cmd, err = c.spawn(name, flags); err != nil {
+				c.failed <- err
+			}
 		}
 	}()
-	if err := <-started; err != nil {
-		return err
+	return <-started
+}
+
+// spawn starts a component and notes its process id.
+func (c *cluster) spawn(name string, flags []string) (*exec.Cmd, error) {
+	out, err := os.OpenFile(c.file(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.Command("/proc/self/exe", append([]string{name}, flags...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := cmd.Start(); err != nil {
+		return nil, err
 	}
 	c.procs = append(c.procs, cmd)
-	pid := []byte(fmt.Sprintln(cmd.Process.Pid))
-	if err := os.WriteFile(c.file(name+".pid"), pid, 0o644); err != nil {
-		return err
-	}
 	log.Printf("%s started, pid %d", name, cmd.Process.Pid)
-	return nil
+	return cmd, os.WriteFile(c.file(name+".pid"), []byte(fmt.Sprintln(cmd.Process.Pid)), 0o644)
+}
+
+// held waits as long as a component is not to be started again, and says
+// whether it was so at all.
+func (c *cluster) held(name string) bool {
+	held := false
+	for {
+		if _, err := os.Stat(c.file(name + ".hold")); err != nil {
+			return held
+		}
+		held = true
+		select {
+		case <-c.stopping:
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // waitReady polls the API server's readiness endpoint.
@@ -286,6 +316,8 @@ func (c *cluster) waitReady(ctx context.Context, limit time.Duration) error {
 // stop ends the components in reverse order, then etcd.
 func (c *cluster) stop() {
 	close(c.stopping)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i := len(c.procs) - 1; i >= 0; i-- {
 		_ = c.procs[i].Process.Kill()
 	}

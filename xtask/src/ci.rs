@@ -42,6 +42,8 @@ enum Part {
     Cluster,
     /// The official conformance suite, and our tests like it, pass against the release build.
     Conformance,
+    /// The release build works with the CRDs of all versions and channels that are supported.
+    Versions,
 }
 
 /// Runs the parts and tells how long each took.
@@ -91,6 +93,10 @@ fn check(part: Part) -> anyhow::Result<()> {
             // As users run it; the tests before have built it for debugging.
             cargo(&["build", "--quiet", "--release", "--package", "portway"])?;
             cargo(&["xtask", "conformance"])
+        }
+        Part::Versions => {
+            cargo(&["build", "--quiet", "--release", "--package", "portway"])?;
+            cargo(&["xtask", "versions"])
         }
     }
 }

@@ -201,6 +201,17 @@ impl Cluster {
         self.command(self.bin("kubectl"))
     }
 
+    /// What `kubectl get` answers.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn get(&self, what: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let output = self.kubectl().arg("get").args(what).args(["--output", "json"]).output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl get {}: {}", what.join(" "), error.trim());
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
     fn bin(&self, name: &str) -> PathBuf {
         self.dir.with_file_name("bin").join(name)
     }
@@ -407,6 +418,15 @@ pub(crate) fn build_propagation() -> anyhow::Result<PathBuf> {
     Ok(root()?.join("target/cluster/bin/propagation"))
 }
 
+/// Builds the clients of [`crate::echo`] and returns their path.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_load() -> anyhow::Result<PathBuf> {
+    go_build(&root()?.join("tests/cluster/load"), "load", ".", "")?;
+    Ok(root()?.join("target/cluster/bin/load"))
+}
+
 /// Builds CoreDNS, a backend of the suite v1.6.3, and returns the image that it stands for, as `--image` takes it.
 ///
 /// # Errors
@@ -481,13 +501,17 @@ pub(crate) fn run_quietly(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+/// Sends a signal to a process.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
     run_quietly(Command::new("kill").args(["-s", name, &pid.to_string()]))
 }
 
 /// Whether the condition came to hold in time.
 #[expect(clippy::disallowed_methods, reason = "another process makes it hold, and says so in no other way")]
-fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !condition() {
         if Instant::now() >= deadline {

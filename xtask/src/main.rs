@@ -3,13 +3,17 @@
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod churn;
 mod ci;
 mod cluster;
 mod conformance;
 mod crds;
 mod docs;
+mod echo;
+mod logs;
 mod manifests;
 mod propagation;
+mod versions;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -23,6 +27,8 @@ struct Cli {
 enum Command {
     /// Measures Portway beside its peers.
     Bench(bench::Args),
+    /// Sends requests through such a cluster while controllers restart, proxies roll and the API server is away.
+    Churn(churn::Args),
     /// Checks all that has to pass before a change lands.
     Ci(ci::Args),
     /// A Kubernetes cluster of processes, for tests.
@@ -37,11 +43,14 @@ enum Command {
     Manifests(manifests::Args),
     /// Measures, in such a cluster, how soon a changed route is served and what memory routes cost.
     Propagation(propagation::Args),
+    /// Installs Portway into such clusters with the CRDs of other versions and channels, and looks whether it works.
+    Versions(versions::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Churn(args) => churn::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Cluster(args) => cluster::run(args),
         Command::Conformance(args) => conformance::run(args),
@@ -49,5 +58,6 @@ fn main() -> anyhow::Result<()> {
         Command::Docs => docs::run(),
         Command::Manifests(args) => manifests::run(&args),
         Command::Propagation(args) => propagation::run(&args),
+        Command::Versions(args) => versions::run(&args),
     }
 }
