@@ -233,7 +233,10 @@ async fn what_leads_nowhere_is_reset_by_weight() -> anyhow::Result<()> {
 #[tokio::test]
 async fn an_endpoint_that_refuses_is_passed_over() -> anyhow::Result<()> {
     let a = RawOrigin::named("a").await?;
-    let gone = RawOrigin::named("gone").await?.address();
+    // Bound, so that no other test gets the port, and never listened on.
+    let refusing = tokio::net::TcpSocket::new_v4()?;
+    refusing.bind(([127, 0, 0, 1], 0).into())?;
+    let gone = refusing.local_addr()?;
     let gateway = Gateway::from_yaml(&documents([
         &gateway(TCP),
         &passes("TCPRoute", "r", "tcp", "", "[{name: s, port: 80}]"),
