@@ -122,6 +122,9 @@ pub struct FailedListener {
     pub serves: bool,
 }
 
+/// How long workers may take to cut what is left at the end of a drain.
+const TO_CUT: Duration = Duration::from_secs(1);
+
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
@@ -304,6 +307,7 @@ impl Proxy {
         let begun = Instant::now();
         self.shared.draining.store(true, Ordering::Relaxed);
         self.workers.iter().for_each(|worker| worker.send(Command::Announce));
+        let cut_before = self.shared.metrics.connections_cut();
         let mut closing = false;
         loop {
             let open = self.shared.loads.open();
@@ -317,7 +321,15 @@ impl Proxy {
                     closing = true;
                 }
                 Phase::Closing => self.shared.loads.wait(open, left),
-                Phase::Over => return Drained { cut: open, took: begun.elapsed() },
+                // Each worker cuts what it has left, and counts it, when it gets to that.
+                Phase::Over if open > 0 && begun.elapsed() < times.max.max(times.min) + TO_CUT => {
+                    self.shared.loads.wait(open, TO_CUT);
+                }
+                Phase::Over => {
+                    let cut = self.shared.metrics.connections_cut().saturating_sub(cut_before);
+                    let cut = usize::try_from(cut).unwrap_or(usize::MAX).saturating_add(open);
+                    return Drained { cut, took: begun.elapsed() };
+                }
             }
         }
     }

@@ -68,6 +68,11 @@ impl Metrics {
         self.listeners.get(listener.clone())
     }
 
+    /// How many connections were cut at the end of a drain.
+    pub(crate) fn connections_cut(&self) -> u64 {
+        self.workers.iter().map(|counts| counts.cut.get()).sum()
+    }
+
     pub(super) fn totals(&self) -> Totals {
         let signed = |n: &AtomicU64| i64::try_from(n.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         Totals {

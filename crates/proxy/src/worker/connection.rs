@@ -45,6 +45,9 @@ pub(super) fn begin(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: 
             ended = served => {
                 if ended.is_err() {
                     worker.recorder.counts.panics.add(1);
+                } else if port.drain.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+                    // It has seen to the deadline by itself, as tunnels do.
+                    worker.recorder.counts.cut.add(1);
                 }
             }
             () = port.cut() => worker.recorder.counts.cut.add(1),

@@ -34,7 +34,9 @@ async fn what_is_under_way_ends_and_nothing_new_begins() -> anyhow::Result<()> {
         move || proxy.drain()
     });
     assert!(idle.response().await.is_err(), "closed while it waited");
-    assert!(Client::connect(address).await.is_err(), "nobody listens any more");
+    // Each worker closes what it has by itself: one may still listen when the other has closed the idle connection.
+    let deaf = async { while Client::connect(address).await.is_ok() {} };
+    soon("nobody listens any more", deaf).await?;
     busy.write("cde").await?;
     let answer = busy.response().await?;
     assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
