@@ -212,6 +212,16 @@ impl Cluster {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Applies an object.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub(crate) fn apply(&self, object: &serde_json::Value) -> anyhow::Result<()> {
+        let file = self.dir.join("object.json");
+        fs::write(&file, object.to_string())?;
+        run_quietly(self.kubectl().args(["apply", "--filename"]).arg(file))
+    }
+
     fn bin(&self, name: &str) -> PathBuf {
         self.dir.with_file_name("bin").join(name)
     }

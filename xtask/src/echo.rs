@@ -65,11 +65,19 @@ impl<'a> Echo<'a> {
 
     /// Waits until the route tells this revision.
     fn served(&self, revision: &str) -> anyhow::Result<()> {
+        self.answers(&self.url, revision)
+    }
+
+    /// Waits until the answer at a URL tells this revision.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn answers(&self, url: &str, revision: &str) -> anyhow::Result<()> {
         let wanted = format!("X-Revision: {revision}");
         let mut last = String::new();
         let served = wait_until(PATIENCE, || {
             let mut once = self.cluster.command(&self.load);
-            let output = once.args(["-url", &self.url, "-host", HOST, "-once"]).output();
+            let output = once.args(["-url", url, "-host", HOST, "-once"]).output();
             last = output.map_or_else(
                 |error| error.to_string(),
                 |output| {
@@ -80,7 +88,7 @@ impl<'a> Echo<'a> {
             );
             last.lines().any(|line| line.trim() == wanted)
         });
-        ensure!(served, "the route does not answer with {wanted:?}, but:\n{last}");
+        ensure!(served, "{url} does not answer with {wanted:?}, but:\n{last}");
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod conformance;
 mod crds;
 mod docs;
 mod echo;
+mod fleets;
 mod logs;
 mod manifests;
 mod propagation;
@@ -39,6 +40,8 @@ enum Command {
     Crds(crds::Args),
     /// Writes what of the documentation is made from the code: docs/reference/cli.md.
     Docs,
+    /// Makes Gateways with parameters of their own in such a cluster, and looks at what is made for them.
+    Fleets(fleets::Args),
     /// Writes the chart, rendered, to deploy/manifests.
     Manifests(manifests::Args),
     /// Measures, in such a cluster, how soon a changed route is served and what memory routes cost.
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Command::Conformance(args) => conformance::run(args),
         Command::Crds(args) => crds::run(&args),
         Command::Docs => docs::run(),
+        Command::Fleets(args) => fleets::run(&args),
         Command::Manifests(args) => manifests::run(&args),
         Command::Propagation(args) => propagation::run(&args),
         Command::Versions(args) => versions::run(&args),
