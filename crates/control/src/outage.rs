@@ -95,6 +95,11 @@ impl Outages {
         }
     }
 
+    /// Nobody asks about `what` any more, whether it works or not.
+    pub(crate) fn forget(&self, what: &str) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+    }
+
     /// A request about `what` was answered as it should be.
     pub fn works(&self, what: &str) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 const MANIFESTS: &str = include_str!("../../../deploy/manifests/portway.yaml");
 
+/// What is read only as it changes.
+const WATCH: &[&str] = &["list", "watch"];
 const READ: &[&str] = &["get", "list", "watch"];
 /// Server-side apply is `patch`, and `create` for what is not there yet.
 const OWN: &[&str] = &["create", "delete", "get", "list", "patch", "watch"];
@@ -24,18 +26,13 @@ const ALLOWED: &[(&str, &str, &[&str], &[&str])] = &[
             "tlsroutes",
             "tcproutes",
             "udproutes",
-            "referencegrants",
             "backendtlspolicies",
         ],
         READ,
     ),
-    (
-        "ClusterRole",
-        "gateway.networking.x-k8s.io",
-        &["xbackends", "xbackendtrafficpolicies", "xmeshes", "xtelemetrypolicies"],
-        READ,
-    ),
-    ("ClusterRole", "portway.dev", &["gatewayparameters"], READ),
+    ("ClusterRole", "gateway.networking.x-k8s.io", &["xbackends"], READ),
+    ("ClusterRole", "gateway.networking.k8s.io", &["referencegrants"], WATCH),
+    ("ClusterRole", "portway.dev", &["gatewayparameters"], WATCH),
     (
         "ClusterRole",
         "gateway.networking.k8s.io",
@@ -52,21 +49,12 @@ const ALLOWED: &[(&str, &str, &[&str], &[&str])] = &[
         ],
         &["patch"],
     ),
-    (
-        "ClusterRole",
-        "gateway.networking.x-k8s.io",
-        &[
-            "xbackends/status",
-            "xbackendtrafficpolicies/status",
-            "xmeshes/status",
-            "xtelemetrypolicies/status",
-        ],
-        &["patch"],
-    ),
-    ("ClusterRole", "", &["namespaces", "pods", "secrets"], READ),
-    ("ClusterRole", "discovery.k8s.io", &["endpointslices"], READ),
-    ("ClusterRole", "certificates.k8s.io", &["clustertrustbundles"], READ),
-    ("ClusterRole", "apiextensions.k8s.io", &["customresourcedefinitions"], READ),
+    ("ClusterRole", "gateway.networking.x-k8s.io", &["xbackends/status"], &["patch"]),
+    ("ClusterRole", "", &["secrets"], READ),
+    ("ClusterRole", "", &["namespaces", "pods"], WATCH),
+    ("ClusterRole", "discovery.k8s.io", &["endpointslices"], WATCH),
+    ("ClusterRole", "certificates.k8s.io", &["clustertrustbundles"], WATCH),
+    ("ClusterRole", "apiextensions.k8s.io", &["customresourcedefinitions"], WATCH),
     ("ClusterRole", "", &["services", "serviceaccounts", "configmaps"], OWN),
     ("ClusterRole", "apps", &["deployments", "daemonsets"], OWN),
     ("ClusterRole", "autoscaling", &["horizontalpodautoscalers"], OWN),

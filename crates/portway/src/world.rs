@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use portway_api::diagnostic::Diagnostic;
-use portway_api::object::{KindId, ObjectKey, Time};
+use portway_api::object::{ObjectKey, Time};
 use portway_plan::{BackendKey, Plan};
 use portway_store::{Changes, FileSource, Resources};
-use portway_translate::{Layout, Machine, Options, Problem, Problems, Translation, Translator};
+use portway_translate::{Layout, Machine, Options, Problem, Problems, Translation, Translator, UNSERVED};
 use time::OffsetDateTime;
 
 use crate::demo::Backends;
@@ -63,9 +63,6 @@ pub(crate) fn problems(now: &Problems, before: &Problems, resources: &Resources)
     let fresh = now.iter().filter(|(key, problem)| !before.of(key).contains(problem));
     fresh.map(|(key, problem)| diagnostic(key, problem, &mut places)).collect()
 }
-
-/// Kinds that are read and validated, and that nothing here acts on.
-const UNSERVED: [KindId; 3] = [KindId::XBackendTrafficPolicy, KindId::XMesh, KindId::XTelemetryPolicy];
 
 /// All objects whose kind does nothing.
 pub(crate) fn idle(resources: &Resources) -> impl Iterator<Item = ObjectKey> {

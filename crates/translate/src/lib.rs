@@ -50,7 +50,7 @@ mod x_backend;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use portway_api::object::{ObjectKey, Time};
+use portway_api::object::{KindId, ObjectKey, Time};
 use portway_plan::{Plan, Shards};
 use portway_store::{Changes, Resources};
 
@@ -65,6 +65,9 @@ pub use translator::Translator;
 
 /// The controller name that GatewayClasses give to be Portway's.
 pub const CONTROLLER_NAME: &str = "portway.dev/gateway-controller";
+
+/// Kinds of which translation reads nothing yet.
+pub const UNSERVED: [KindId; 3] = [KindId::XBackendTrafficPolicy, KindId::XMesh, KindId::XTelemetryPolicy];
 
 /// What a translation must know beside the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]

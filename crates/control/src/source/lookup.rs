@@ -1,6 +1,6 @@
 //! Secrets and ConfigMaps by need: a watch of metadata, and the contents of those that something references.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,12 @@ use tokio::sync::{mpsc, watch};
 use super::Message;
 use super::follow::{read, without_failures};
 use super::object::{self, Raw};
+use super::state::Wanted;
 use crate::outage::{Outages, Pauses};
 
+/// From this pause between two tries on, what the API server will not give is not waited for: all that is in the cluster
+/// waits in the meantime, but a Gateway that serves must not lose a certificate to an API server that is overloaded.
+const HOPELESS: Duration = Duration::from_secs(3);
 /// How many objects are fetched at once.
 const AT_ONCE: usize = 16;
 
@@ -28,7 +32,7 @@ pub(super) struct Lookup {
     outages: Arc<Outages>,
     sender: mpsc::Sender<Message>,
     /// Of this kind and others.
-    wanted: Arc<BTreeSet<ObjectKey>>,
+    wanted: Arc<Wanted>,
     /// What was fetched, in which version; `None` if there was no such object.
     seen: BTreeMap<ObjectKey, Option<String>>,
     /// What is to be fetched.
@@ -60,7 +64,7 @@ impl Lookup {
     }
 
     /// Follows what is wanted and what changes, for ever.
-    pub(super) async fn run(mut self, mut wanted: watch::Receiver<Arc<BTreeSet<ObjectKey>>>) {
+    pub(super) async fn run(mut self, mut wanted: watch::Receiver<Arc<Wanted>>) {
         let mut events = pin!(self.events());
         let mut fetches = FuturesUnordered::new();
         let mut again = FuturesUnordered::new();
@@ -113,13 +117,24 @@ impl Lookup {
         without_failures(self.kind.info().plural, watched, Arc::clone(&self.outages))
     }
 
-    fn want(&mut self, wanted: Arc<BTreeSet<ObjectKey>>) {
-        let new = wanted.iter().filter(|key| key.kind == self.kind && !self.wanted.contains(*key));
-        self.queue.extend(new.cloned());
-        self.queue.retain(|key| wanted.contains(key));
-        self.seen.retain(|key, _| wanted.contains(key));
-        self.failed.retain(|key, _| wanted.contains(key));
-        self.wanted = wanted;
+    fn want(&mut self, wanted: Arc<Wanted>) {
+        self.queue.retain(|key| wanted.contains_key(key));
+        self.seen.retain(|key, _| wanted.contains_key(key));
+        let outages = &self.outages;
+        self.failed.retain(|key, _| {
+            let stays = wanted.contains_key(key);
+            if !stays {
+                outages.forget(&key.to_string());
+            }
+            stays
+        });
+        let before = std::mem::replace(&mut self.wanted, Arc::clone(&wanted));
+        let kind = self.kind;
+        for (key, number) in wanted.iter().filter(|(key, _)| key.kind == kind) {
+            if before.get(key) != Some(number) {
+                self.look_up(key);
+            }
+        }
     }
 
     fn watched(
@@ -131,13 +146,13 @@ impl Lookup {
             Event::Init => listing.clear(),
             Event::InitApply(meta) => {
                 let key = object::key(self.kind, &meta.metadata);
-                if self.wanted.contains(&key) {
+                if self.wanted.contains_key(&key) {
                     listing.insert(key, meta.metadata.resource_version);
                 }
             }
             Event::InitDone => {
                 let (kind, wanted) = (self.kind, Arc::clone(&self.wanted));
-                for key in wanted.iter().filter(|key| key.kind == kind) {
+                for key in wanted.keys().filter(|key| key.kind == kind) {
                     self.noticed(key, listing.remove(key).flatten());
                 }
                 return Some(Message::CanLookUp(self.kind));
@@ -159,7 +174,7 @@ impl Lookup {
     }
 
     fn look_up(&mut self, key: &ObjectKey) {
-        if !self.wanted.contains(key) {
+        if !self.wanted.contains_key(key) {
             return;
         }
         match self.under_way.get_mut(key) {
@@ -177,8 +192,8 @@ impl Lookup {
     ) -> (Option<Message>, Option<Duration>) {
         let changed = self.under_way.remove(key).unwrap_or(false);
         let what = key.to_string();
-        if !self.wanted.contains(key) {
-            self.outages.works(&what);
+        if !self.wanted.contains_key(key) {
+            self.outages.forget(&what);
             return (None, None);
         }
         match fetched {
@@ -200,8 +215,7 @@ impl Lookup {
             Err(error) => {
                 self.outages.failed(&what, &error);
                 let pause = self.failed.entry(key.clone()).or_default().next();
-                // Whoever waits for it need not if the API server will not give it.
-                let refused = matches!(error, kube::Error::Api(_));
+                let refused = matches!(error, kube::Error::Api(_)) && pause >= HOPELESS;
                 (refused.then(|| Message::Withheld(key.clone())), Some(pause))
             }
         }

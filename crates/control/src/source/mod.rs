@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use crate::outage::Outages;
 pub(crate) use follow::without_failures;
-use state::State;
+use state::{State, Wanted};
 
 /// A burst of events is over when this long nothing has come.
 const QUIET: Duration = Duration::from_millis(5);
@@ -94,7 +94,7 @@ pub struct Batch {
 pub struct Source {
     messages: mpsc::Receiver<Message>,
     state: State,
-    wanted: watch::Sender<Arc<BTreeSet<ObjectKey>>>,
+    wanted: watch::Sender<Arc<Wanted>>,
     /// Whether pods are wanted.
     pods: watch::Sender<bool>,
     /// When the first event of a burst came.
@@ -145,8 +145,7 @@ impl Source {
     }
 
     /// Sets which Secrets and ConfigMaps are to be read, there or not; others are forgotten. Pods are watched, all of
-    /// them, while any is wanted. Returns whether all
-    /// of them have been looked up; when they have, another batch comes.
+    /// them, while any is wanted. Returns whether all of them have been looked up; when they have, another batch comes.
     pub fn want(&mut self, wanted: &BTreeSet<ObjectKey>) -> bool {
         let new = self.state.want(wanted.iter().filter(|key| BY_NEED.contains(&key.kind)));
         if let Some(new) = new {

@@ -10,7 +10,7 @@ use kube::api::{ApiResource, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use portway_api::object::KindId;
-use portway_translate::Crds;
+use portway_translate::{Crds, UNSERVED};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,7 +20,8 @@ use super::object::{self, Raw};
 use super::{BY_NEED, Message};
 use crate::outage::{Outages, Pauses};
 
-/// After a change of CRDs, when to look at what is served: the API server takes its time with it.
+/// After a change of CRDs, or when they have been listed anew, when to look at what is served: the API server takes its
+/// time with it, and one that has just started tells of some only later.
 const LAGS: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(10)];
 /// How long the first look waits for the list of CRDs.
 const CRDS_FIRST: Duration = Duration::from_secs(2);
@@ -47,19 +48,24 @@ pub(super) async fn follow_served(
     let mut events = pin!(without_failures("customresourcedefinitions", watched, outages));
     let mut looks = Looks::new();
     let mut bundle = None;
+    // The names of the CRDs that there are.
+    let mut definitions = BTreeSet::new();
     loop {
         let sent = tokio::select! {
             event = events.next() => match event {
                 None => return,
                 Some(Event::Init) => {
                     bundle = None;
+                    definitions.clear();
                     Ok(())
                 }
                 Some(Event::InitDone) => {
                     looks.now();
+                    looks.again_later();
                     watches.sender.send(Message::Crds(bundle.clone())).await
                 }
                 Some(Event::InitApply(crd)) => {
+                    definitions.extend(crd.metadata.name.clone());
                     if crd.metadata.name.as_deref() == Some(GATEWAY_CLASSES) {
                         bundle = bundle_of(&crd);
                     }
@@ -67,6 +73,7 @@ pub(super) async fn follow_served(
                 }
                 Some(Event::Apply(crd)) => {
                     looks.soon(&crd);
+                    definitions.extend(crd.metadata.name.clone());
                     if crd.metadata.name.as_deref() == Some(GATEWAY_CLASSES) {
                         bundle = bundle_of(&crd);
                         watches.sender.send(Message::Crds(bundle.clone())).await
@@ -76,6 +83,7 @@ pub(super) async fn follow_served(
                 }
                 Some(Event::Delete(crd)) => {
                     looks.soon(&crd);
+                    definitions.remove(crd.metadata.name.as_deref().unwrap_or_default());
                     Ok(())
                 }
             },
@@ -85,7 +93,9 @@ pub(super) async fn follow_served(
             }
             () = tokio::time::sleep_until(looks.next) => {
                 let pods = *pods.borrow_and_update();
-                match watches.look(pods).await {
+                // What has a CRD and is not told of may only not be told of yet.
+                let is_there = |kind: KindId| looks.is_more_due() && definitions.contains(&definition(kind));
+                match watches.look(pods, is_there).await {
                     Ok(sent) => {
                         looks.looked();
                         sent
@@ -102,6 +112,11 @@ pub(super) async fn follow_served(
             return;
         }
     }
+}
+
+/// The name of a kind's CRD.
+fn definition(kind: KindId) -> String {
+    format!("{}.{}", kind.info().plural, kind.info().group)
 }
 
 fn definitions() -> ApiResource {
@@ -145,10 +160,19 @@ impl Looks {
         let name = crd.metadata.name.as_deref().unwrap_or_default();
         let group = name.split_once('.').map_or("", |(_, group)| group);
         if KindId::ALL.iter().any(|kind| kind.info().group == group) {
-            let now = Instant::now();
-            self.next = self.next.min(now + LAGS[0]);
-            self.later = LAGS[1..].iter().map(|lag| now + *lag).collect();
+            self.next = self.next.min(Instant::now() + LAGS[0]);
+            self.again_later();
         }
+    }
+
+    fn again_later(&mut self) {
+        let now = Instant::now();
+        self.later = LAGS[1..].iter().map(|lag| now + *lag).collect();
+    }
+
+    /// Whether what is seen now is looked at again soon.
+    fn is_more_due(&self) -> bool {
+        !self.later.is_empty()
     }
 
     fn looked(&mut self) {
@@ -172,8 +196,12 @@ struct Watches {
 }
 
 impl Watches {
-    /// Begins and ends watches according to what is served now.
-    async fn look(&mut self, pods: bool) -> kube::Result<Result<(), mpsc::error::SendError<Message>>> {
+    /// Begins and ends watches according to what is served now; those of kinds that are there all the same go on.
+    async fn look(
+        &mut self,
+        pods: bool,
+        is_there: impl Fn(KindId) -> bool,
+    ) -> kube::Result<Result<(), mpsc::error::SendError<Message>>> {
         let mut served = discover(&self.client).await?;
         if !pods {
             served.remove(&KindId::Pod);
@@ -181,6 +209,9 @@ impl Watches {
         self.outages.works("discovery");
         let watched: BTreeMap<KindId, &'static str> =
             self.tasks.iter().map(|(kind, (version, _))| (*kind, *version)).collect();
+        for (kind, version) in watched.iter().filter(|(kind, _)| is_there(**kind)) {
+            served.entry(*kind).or_insert(version);
+        }
         if served == watched {
             return Ok(Ok(()));
         }
@@ -250,7 +281,7 @@ async fn discover(client: &Client) -> kube::Result<BTreeMap<KindId, &'static str
         };
         info.versions.iter().find(is_served).copied()
     };
-    let kinds = KindId::ALL.iter().filter(|kind| !BY_NEED.contains(kind));
+    let kinds = KindId::ALL.iter().filter(|kind| !BY_NEED.contains(kind) && !UNSERVED.contains(kind));
     Ok(kinds.filter_map(|kind| Some((*kind, version(*kind)?))).collect())
 }
 

@@ -1,6 +1,6 @@
 //! The objects as the watches have told of them so far.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portway_api::object::{KindId, ObjectKey};
@@ -8,6 +8,10 @@ use portway_store::{AnyObject, Change, Changes, Resources};
 use portway_translate::Crds;
 
 use super::{Batch, Message, Served};
+
+/// The objects that are to be looked up. Each has a number that is another when it is wanted again after it was not:
+/// whoever looks them up may not have seen it go, and what was found then is forgotten here.
+pub(super) type Wanted = BTreeMap<ObjectKey, u64>;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -24,7 +28,9 @@ pub(super) struct State {
     /// The kinds whose objects are looked up by need.
     by_need: BTreeSet<KindId>,
     /// The objects of these kinds that are to be read.
-    wanted: BTreeSet<ObjectKey>,
+    wanted: Wanted,
+    /// Counts what came to be wanted.
+    wants: u64,
     /// Those of them that have been looked up.
     found: BTreeSet<ObjectKey>,
     ready: bool,
@@ -41,7 +47,8 @@ impl State {
             watched: None,
             listed: BTreeSet::new(),
             by_need: by_need.into_iter().collect(),
-            wanted: BTreeSet::new(),
+            wanted: Wanted::new(),
+            wants: 0,
             found: BTreeSet::new(),
             ready: false,
         }
@@ -71,21 +78,22 @@ impl State {
     }
 
     /// Sets what is to be looked up; returns it if that is not the same as before.
-    pub(super) fn want<'a>(
-        &mut self,
-        wanted: impl Iterator<Item = &'a ObjectKey>,
-    ) -> Option<BTreeSet<ObjectKey>> {
-        let wanted: BTreeSet<ObjectKey> = wanted.cloned().collect();
-        if wanted == self.wanted {
-            return None;
+    pub(super) fn want<'a>(&mut self, wanted: impl Iterator<Item = &'a ObjectKey>) -> Option<Wanted> {
+        let mut before = std::mem::take(&mut self.wanted);
+        let (count, wants) = (before.len(), self.wants);
+        for key in wanted {
+            let number = before.remove(key).unwrap_or_else(|| {
+                self.wants += 1;
+                self.wants
+            });
+            self.wanted.insert(key.clone(), number);
         }
-        let unwanted: Vec<_> = self.wanted.difference(&wanted).cloned().collect();
-        for key in unwanted {
+        let is_same = before.is_empty() && self.wanted.len() == count && self.wants == wants;
+        for key in before.into_keys() {
             self.found.remove(&key);
             self.remove(&key);
         }
-        self.wanted.clone_from(&wanted);
-        Some(wanted)
+        (!is_same).then(|| self.wanted.clone())
     }
 
     /// Whether all that is wanted has been looked up.
@@ -116,14 +124,14 @@ impl State {
                 // Whoever waits for them is to be told, even if there are none.
                 self.news |= self.listed.insert(kind) && kind == KindId::Pod;
             }
-            Message::Found(key, object) if self.wanted.contains(&key) => {
+            Message::Found(key, object) if self.wanted.contains_key(&key) => {
                 self.note_found(&key);
                 match object {
                     Some(object) => self.apply(object),
                     None => self.remove(&key),
                 }
             }
-            Message::Withheld(key) if self.wanted.contains(&key) => self.note_found(&key),
+            Message::Withheld(key) if self.wanted.contains_key(&key) => self.note_found(&key),
             Message::Found(..) | Message::Withheld(_) => {}
             Message::CanLookUp(kind) => {
                 self.listed.insert(kind);

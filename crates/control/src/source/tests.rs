@@ -15,6 +15,8 @@ struct Cluster {
     version: Mutex<u64>,
     /// Nothing is answered.
     away: Mutex<bool>,
+    /// It has just started, and tells of no CRDs' kinds.
+    fresh: Mutex<bool>,
     /// Gets of single objects.
     gets: Mutex<Vec<String>>,
 }
@@ -28,14 +30,23 @@ impl Cluster {
         }
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         match *segments {
+            ["apis"] if *self.fresh.lock().unwrap() => {
+                answer(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": []}))
+            }
             ["apis"] => {
-                let version = json!({"groupVersion": "gateway.networking.k8s.io/v1", "version": "v1"});
-                let group = json!({"name": "gateway.networking.k8s.io", "versions": [version]});
-                answer(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]}))
+                let group = |name: &str, version: &str| {
+                    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
+                    json!({"name": name, "versions": [version]})
+                };
+                let groups = [
+                    group("gateway.networking.k8s.io", "v1"),
+                    group("gateway.networking.x-k8s.io", "v1alpha1"),
+                ];
+                answer(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
             }
             ["apis", _, _] => {
                 let resource = |name| json!({"name": name, "singularName": "", "namespaced": true, "kind": "", "verbs": []});
-                let resources = ["gatewayclasses", "gateways", "httproutes"].map(resource);
+                let resources = ["gatewayclasses", "gateways", "httproutes", "xmeshes"].map(resource);
                 answer(&json!({"kind": "APIResourceList", "groupVersion": "", "resources": resources}))
             }
             ["api", _, "namespaces", _, plural, name] => self.get(plural, name),
@@ -237,4 +248,100 @@ async fn only_secrets_that_are_wanted_are_read() {
     assert_eq!(changes(&fixture.next().await), ["Added missing"]);
     fixture.source.want(&BTreeSet::from([key("missing")]));
     assert_eq!(changes(&fixture.next().await), ["Removed cart"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_again_at_once_is_looked_up_again() {
+    let cluster = Cluster::default();
+    cluster.put("secrets", "cart", secret());
+    let mut fixture = watching(cluster);
+    fixture.next().await;
+    let key = ObjectKey::new(KindId::Secret, "store", "cart");
+    let wanted = BTreeSet::from([key.clone()]);
+    while !fixture.source.want(&wanted) {
+        fixture.next().await;
+    }
+    // Whoever looks up does not run in between.
+    fixture.source.want(&BTreeSet::new());
+    let mut batch = None;
+    while !fixture.source.want(&wanted) {
+        batch = Some(fixture.next().await);
+    }
+    assert_eq!(batch.unwrap().resources.keys(KindId::Secret), [key]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_failed_and_is_no_longer_wanted_is_no_outage() {
+    let mut fixture = watching(Cluster::default());
+    fixture.next().await;
+    let wanted = BTreeSet::from([ObjectKey::new(KindId::Secret, "store", "cart")]);
+    *fixture.cluster.away.lock().unwrap() = true;
+    while !fixture.source.want(&wanted) {
+        fixture.next().await;
+    }
+    assert!(fixture.outages.failing() > 0);
+    fixture.source.want(&BTreeSet::new());
+    *fixture.cluster.away.lock().unwrap() = false;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(fixture.outages.failing(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_that_nothing_reads_are_not_watched() {
+    let mut fixture = watching(Cluster::default());
+    let served = fixture.next().await.served;
+    assert!(served.contains_key(&KindId::HTTPRoute));
+    assert!(!served.contains_key(&KindId::XMesh));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_has_just_started_takes_nothing_away() {
+    let cluster = Cluster::default();
+    for plural in ["gateways", "gatewayclasses", "httproutes"] {
+        let name = format!("{plural}.gateway.networking.k8s.io");
+        cluster.put("customresourcedefinitions", &name, json!({}));
+    }
+    cluster.put("httproutes", "cart", route("cart.example"));
+    let mut fixture = watching(cluster);
+    fixture.next().await;
+    fixture.cluster.watched("customresourcedefinitions").await;
+    let expired = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old", "status": "Failure"});
+    *fixture.cluster.fresh.lock().unwrap() = true;
+    fixture.cluster.tell("customresourcedefinitions", &json!({"type": "ERROR", "object": expired}));
+    let quiet = tokio::time::timeout(Duration::from_secs(5), fixture.source.next()).await;
+    assert!(quiet.is_err(), "{:?}", quiet.map(|batch| changes(&batch.unwrap())));
+    *fixture.cluster.fresh.lock().unwrap() = false;
+    fixture.cluster.apply("httproutes", "shop", route("shop.example"));
+    assert_eq!(changes(&fixture.next().await), ["Added shop"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_that_an_api_server_told_of_late_are_watched_soon() {
+    let cluster = Cluster::default();
+    cluster.put("httproutes", "cart", route("cart.example"));
+    *cluster.fresh.lock().unwrap() = true;
+    let mut fixture = watching(cluster);
+    assert!(!fixture.next().await.served.contains_key(&KindId::HTTPRoute));
+    *fixture.cluster.fresh.lock().unwrap() = false;
+    let began = Instant::now();
+    while changes(&fixture.next().await).is_empty() {}
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_an_overloaded_api_server_refuses_at_first_is_waited_for() {
+    let cluster = Cluster::default();
+    cluster.put("secrets", "cart", secret());
+    let mut fixture = watching(cluster);
+    fixture.next().await;
+    let key = ObjectKey::new(KindId::Secret, "store", "cart");
+    let wanted = BTreeSet::from([key.clone()]);
+    *fixture.cluster.away.lock().unwrap() = true;
+    assert!(!fixture.source.want(&wanted));
+    let waited = tokio::time::timeout(Duration::from_secs(1), fixture.source.next()).await;
+    assert!(waited.is_err(), "nothing is said of it yet");
+    *fixture.cluster.away.lock().unwrap() = false;
+    let batch = fixture.next().await;
+    assert!(fixture.source.want(&wanted));
+    assert_eq!(batch.resources.keys(KindId::Secret), [key]);
 }
