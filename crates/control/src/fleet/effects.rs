@@ -27,6 +27,8 @@ use crate::source::without_failures;
 const HAND_OVER_MANAGER: &str = "portway.dev/replicas";
 /// How many Gateways are worked on at once.
 const CONCURRENCY: usize = 8;
+/// What outages call the writes here.
+const OUTAGE: &str = "fleet";
 
 /// The fleets of all Gateways. A clone is the same.
 #[derive(Clone, Debug)]
@@ -174,7 +176,18 @@ impl Fleets {
                         (gateway, ok)
                     }
                 });
-                let done: Vec<_> = stream::iter(done).buffer_unordered(CONCURRENCY).collect().await;
+                let done = stream::iter(done).buffer_unordered(CONCURRENCY).collect::<Vec<_>>();
+                let done = tokio::select! {
+                    done = done => done,
+                    // Whoever leads now writes: what is under way is dropped, and what was not begun never is.
+                    lost = leader.wait_for(|leads| !*leads) => {
+                        if lost.is_err() {
+                            return;
+                        }
+                        leads = false;
+                        continue;
+                    }
+                };
                 for (gateway, ok) in done {
                     if ok {
                         failed.remove(&gateway);
@@ -192,6 +205,7 @@ impl Fleets {
                 due.clear();
                 failed.clear();
                 retry = None;
+                outages.forget(OUTAGE);
             }
             tokio::select! {
                 () = self.work.notified() => {}
@@ -229,7 +243,7 @@ impl Fleets {
         let mut ok = true;
         for (id, task) in tasks {
             match self.carry_out(client, &id, &task).await {
-                Ok(()) => outages.works("fleet"),
+                Ok(()) => outages.works(OUTAGE),
                 Err(Failure::Foreign) => {
                     let message = format!("there is one already that is not of {gateway}; it is left alone");
                     faults.push(Fault { id, message, is_quota: false });
@@ -241,7 +255,7 @@ impl Fleets {
                     faults.push(Fault { id, message: status.message.clone(), is_quota });
                 }
                 Err(Failure::Api(error)) => {
-                    outages.failed("fleet", &error);
+                    outages.failed(OUTAGE, &error);
                     // The API server is not asked for the rest when it does not answer.
                     return false;
                 }
@@ -337,3 +351,6 @@ async fn until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

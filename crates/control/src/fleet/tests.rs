@@ -27,7 +27,7 @@ spec: {controllerName: example.com/other}
 ---
 ";
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         controller_name: CONTROLLER_NAME.into(),
         image: "portway:test".into(),
