@@ -206,9 +206,11 @@ impl Rounds {
     /// Takes over what the fleets have come to.
     fn follow_fleets(&mut self) {
         let before = std::mem::replace(&mut self.report, self.shared.fleets.report());
-        let other_pods = before.pods != self.report.pods;
+        let differ = |key: &&ObjectKey| before.pods.get(*key) != self.report.pods.get(*key);
+        let gateways: Vec<ObjectKey> = self.published.keys().filter(differ).cloned().collect();
+        let other_pods = !gateways.is_empty();
         if other_pods {
-            self.look_at_proxies(self.published.keys().cloned().collect::<Vec<_>>());
+            self.look_at_proxies(gateways);
         }
         if before.fleets != self.report.fleets {
             self.translate(&Changes::default());
@@ -236,7 +238,14 @@ impl Rounds {
                     self.published.insert(key.clone(), (Arc::clone(plan), revision));
                     changed.insert(key.clone());
                 }
-                Err(error) => tracing::error!(gateway = %key, %error, "the plan cannot be published"),
+                Err(error) => {
+                    tracing::error!(gateway = %key, %error, "the plan cannot be published");
+                    // What proxies have taken is not what the statuses are about.
+                    if let Some((_, revision)) = self.published.get_mut(key) {
+                        *revision = u64::MAX;
+                        changed.insert(key.clone());
+                    }
+                }
             }
         }
         self.shared.fleets.tell(&self.resources, &self.translation.plans, &self.settings.controller_name);

@@ -4,7 +4,8 @@ use portway_api::object::KindId;
 use portway_translate::{Status, is_own_condition};
 use serde_json::{Map, Value};
 
-/// The API's bound on `status.ancestors`, whoever's they are.
+/// The API's bounds on the entries in a list, whoever's they are.
+const PARENTS: usize = 32;
 const ANCESTORS: usize = 16;
 
 /// Where in the status of a kind the own entries are.
@@ -24,9 +25,7 @@ fn shape(kind: KindId) -> Option<Shape> {
         KindId::HTTPRoute | KindId::GRPCRoute | KindId::TLSRoute | KindId::TCPRoute | KindId::UDPRoute => {
             Shape::Entries("parents", "parentRef")
         }
-        KindId::BackendTLSPolicy | KindId::XBackend | KindId::XBackendTrafficPolicy => {
-            Shape::Entries("ancestors", "ancestorRef")
-        }
+        KindId::BackendTLSPolicy | KindId::XBackend => Shape::Entries("ancestors", "ancestorRef"),
         _ => return None,
     })
 }
@@ -120,9 +119,10 @@ fn entries(
         }
     }
     merged.append(&mut desired);
-    if field == "ancestors" && merged.len() > ANCESTORS {
+    let most = if field == "ancestors" { ANCESTORS } else { PARENTS };
+    if merged.len() > most {
         let foreign = merged.iter().filter(|entry| !is_own(entry, controller_name)).count();
-        let mut room = ANCESTORS.saturating_sub(foreign);
+        let mut room = most.saturating_sub(foreign);
         merged.retain(|entry| {
             let own = is_own(entry, controller_name);
             let stays = !own || room > 0;

@@ -156,7 +156,10 @@ pub struct StatusWriter {
 #[derive(Debug, Default)]
 struct Told {
     round: Option<Round>,
+    /// Empty while nobody writes: whoever begins to looks at all objects.
     touched: BTreeSet<ObjectKey>,
+    /// Whether somebody writes.
+    writes: bool,
     counts: Counts,
 }
 
@@ -174,7 +177,9 @@ impl StatusWriter {
     pub fn tell(&self, round: Round, touched: impl IntoIterator<Item = ObjectKey>) {
         self.with(|told| {
             told.round = Some(round);
-            told.touched.extend(touched);
+            if told.writes {
+                told.touched.extend(touched);
+            }
         });
         self.news.notify_one();
     }

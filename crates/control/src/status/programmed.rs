@@ -22,6 +22,8 @@ pub(super) struct Holding(BTreeMap<ObjectKey, Held>);
 
 #[derive(Debug)]
 struct Held {
+    /// Of which object of this name.
+    uid: Option<Box<str>>,
     /// What the translation said when `since` was set.
     asked: Vec<(Slot, Option<i64>, ConditionStatus, String)>,
     /// The first revision in which that is; `None` while nothing is known of the proxies.
@@ -39,12 +41,19 @@ impl Holding {
         round: &Round,
         now: Time,
     ) -> Arc<Status> {
-        let Some((gateway, carried)) = parent(&round.resources, key) else { return Arc::clone(desired) };
+        let Some(Parent { gateway, uid, carried }) = parent(&round.resources, key) else {
+            return Arc::clone(desired);
+        };
+        // One that was made anew says nothing of what was said before.
+        if self.0.get(key).is_some_and(|held| held.uid != uid) {
+            self.forget(key);
+        }
         let proxies = round.proxies.get(&gateway);
         let asked: Vec<_> = slots(desired)
             .map(|(slot, it)| (slot, it.observed_generation, it.status.clone(), it.reason.clone()))
             .collect();
         let held = self.0.entry(key.clone()).or_insert_with(|| Held {
+            uid,
             asked: Vec::new(),
             since: None,
             shown: carried.into_iter().collect(),
@@ -52,7 +61,9 @@ impl Holding {
         if held.asked != asked {
             (held.asked, held.since) = (asked, None);
         }
-        if held.since.is_none() {
+        // A Gateway that was withdrawn and published again has its revisions counted anew.
+        let is_counted = |since| proxies.is_none_or(|proxies| since <= proxies.published);
+        if !held.since.is_some_and(is_counted) {
             held.since = proxies.map(|proxies| proxies.published);
         }
         let taken = Taken { proxies: proxies.zip(held.since), resources: &round.resources };
@@ -194,8 +205,16 @@ impl Taken<'_> {
     }
 }
 
-/// The Gateway of a Gateway or ListenerSet, and the `Programmed` conditions that the object carries.
-fn parent(resources: &Resources, key: &ObjectKey) -> Option<(ObjectKey, Vec<(Slot, Condition)>)> {
+/// What is known of a Gateway or ListenerSet.
+struct Parent {
+    /// The Gateway: itself, or that of the set.
+    gateway: ObjectKey,
+    uid: Option<Box<str>>,
+    /// The `Programmed` conditions that the object carries.
+    carried: Vec<(Slot, Condition)>,
+}
+
+fn parent(resources: &Resources, key: &ObjectKey) -> Option<Parent> {
     let carried = |conditions: &[Condition], listeners: &[ListenerStatus]| {
         let own = programmed(conditions).map(|condition| (None, condition.clone()));
         let of_listeners = listeners
@@ -208,13 +227,15 @@ fn parent(resources: &Resources, key: &ObjectKey) -> Option<(ObjectKey, Vec<(Slo
             let gateway = resources.get::<Gateway>(&key.namespace, &key.name)?;
             let status = gateway.object.status.as_ref();
             let carried = status.map(|status| carried(&status.conditions, &status.listeners));
-            Some((key.clone(), carried.unwrap_or_default()))
+            let uid = gateway.metadata.uid.clone();
+            Some(Parent { gateway: key.clone(), uid, carried: carried.unwrap_or_default() })
         }
         KindId::ListenerSet => {
             let set = resources.get::<ListenerSet>(&key.namespace, &key.name)?;
             let status = set.object.status.as_ref();
             let carried = status.map(|status| carried(&status.conditions, &status.listeners));
-            Some((listener_set_gateway(set)?, carried.unwrap_or_default()))
+            let uid = set.metadata.uid.clone();
+            Some(Parent { gateway: listener_set_gateway(set)?, uid, carried: carried.unwrap_or_default() })
         }
         _ => None,
     }

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use kube::Client;
 use portway_api::gateway::{
     BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, TCPRoute, TLSRoute, UDPRoute,
-    XBackend, XBackendTrafficPolicy,
+    XBackend,
 };
 use portway_api::object::{KindId, Metadata, ObjectKey, Time};
 use portway_store::Resources;
@@ -29,7 +29,7 @@ use crate::outage::Pauses;
 use crate::source::object::resource;
 
 /// The kinds in which an entry of Portway's may stand that it says nothing in any more.
-const SHARED: [KindId; 8] = [
+const SHARED: [KindId; 7] = [
     KindId::HTTPRoute,
     KindId::GRPCRoute,
     KindId::TLSRoute,
@@ -37,7 +37,6 @@ const SHARED: [KindId; 8] = [
     KindId::UDPRoute,
     KindId::BackendTLSPolicy,
     KindId::XBackend,
-    KindId::XBackendTrafficPolicy,
 ];
 
 /// Writes whenever `leader` says so, until nobody can say so any more.
@@ -87,10 +86,26 @@ struct Term<'w> {
     busy: BTreeMap<ObjectKey, bool>,
     flights: FuturesUnordered<Flight>,
     paces: BTreeMap<ObjectKey, Pace>,
+    /// What outages call the writes that fail.
+    failing: BTreeSet<String>,
+}
+
+impl Drop for Term<'_> {
+    fn drop(&mut self) {
+        self.writer.with(|told| {
+            told.writes = false;
+            told.touched.clear();
+        });
+        // Nobody here tries again.
+        for what in &self.failing {
+            self.outages.forget(what);
+        }
+    }
 }
 
 impl<'w> Term<'w> {
     fn new(writer: &'w StatusWriter, client: &'w Client, outages: &'w Outages) -> Self {
+        writer.with(|told| told.writes = true);
         // What was told to whoever did not lead is still true.
         writer.news.notify_one();
         Self {
@@ -105,6 +120,7 @@ impl<'w> Term<'w> {
             busy: BTreeMap::new(),
             flights: FuturesUnordered::new(),
             paces: BTreeMap::new(),
+            failing: BTreeSet::new(),
         }
     }
 
@@ -195,12 +211,21 @@ impl<'w> Term<'w> {
             Some(at) if !differs => {
                 self.queue.remove(&(*at, key.clone()));
                 self.due.remove(key);
+                self.is_not_tried(key);
             }
             None if differs => {
                 let at = self.paces.get(key).map_or_else(Instant::now, |pace| pace.last + pace.gap);
                 self.put_off(key, at);
             }
             _ => {}
+        }
+    }
+
+    /// What was refused to an object is not tried again.
+    fn is_not_tried(&mut self, key: &ObjectKey) {
+        let what = of_object(key);
+        if self.failing.remove(&what) {
+            self.outages.forget(&what);
         }
     }
 
@@ -217,17 +242,25 @@ impl<'w> Term<'w> {
         }
         let Some((_, key)) = self.queue.pop_first() else { return false };
         self.due.remove(&key);
-        let Some(version) = self.round.served.get(&key.kind) else { return true };
+        if !self.start(&key, now) {
+            self.is_not_tried(&key);
+        }
+        true
+    }
+
+    /// Starts the write of an object. Returns whether there is anything to write.
+    fn start(&mut self, key: &ObjectKey, now: Instant) -> bool {
+        let Some(version) = self.round.served.get(&key.kind) else { return false };
         let resource = resource(key.kind, version);
-        let desired = self.desired(&key);
+        let desired = self.desired(key);
         let controller_name = self.writer.settings.controller_name.clone();
-        let Some((carried, metadata)) = carried(&self.round.resources, &key) else { return true };
+        let Some((carried, metadata)) = carried(&self.round.resources, key) else { return false };
         let Some(patch) = merge::patch(key.kind, carried.as_ref(), desired.as_deref(), &controller_name)
         else {
-            return true;
+            return false;
         };
         let version = metadata.resource_version.0.clone();
-        let stale = self.paces.get(&key).and_then(|pace| pace.stale.as_ref());
+        let stale = self.paces.get(key).and_then(|pace| pace.stale.as_ref());
         let is_current = version.is_some() && stale != version.as_ref();
         // What others have said is taken from the object itself: Portway may not know all of their fields.
         let known = version.clone().filter(|_| is_current && !patch.has_foreign).map(|it| (it, patch));
@@ -255,6 +288,7 @@ impl<'w> Term<'w> {
             known,
         };
         self.busy.insert(key.clone(), false);
+        let key = key.clone();
         self.flights.push(Box::pin(async move {
             let (conflicts, result) = job.run().await;
             (key, conflicts, result)
@@ -265,7 +299,6 @@ impl<'w> Term<'w> {
     /// A write came to its end.
     fn landed(&mut self, key: ObjectKey, conflicts: u64, result: Result<Outcome, kube::Error>) {
         let again = self.busy.remove(&key).unwrap_or_default();
-        let what = format!("{}/status", key.kind.info().plural);
         self.writer.with(|told| {
             told.counts.conflicts += conflicts;
             match &result {
@@ -276,7 +309,10 @@ impl<'w> Term<'w> {
         });
         match result {
             Ok(_) => {
-                self.outages.works(&what);
+                for what in [of_kind(key.kind), of_object(&key)] {
+                    self.failing.remove(&what);
+                    self.outages.works(&what);
+                }
                 if let Some(pace) = self.paces.get_mut(&key) {
                     pace.pauses.reset();
                 }
@@ -285,12 +321,26 @@ impl<'w> Term<'w> {
                 }
             }
             Err(error) => {
+                // What is said to one object tells nothing of the others.
+                let is_refused = matches!(error, kube::Error::Api(_));
+                let what = if is_refused { of_object(&key) } else { of_kind(key.kind) };
                 self.outages.failed(&what, &error);
+                self.failing.insert(what);
                 let pause = self.paces.get_mut(&key).map(|pace| pace.pauses.next());
                 self.put_off(&key, Instant::now() + pause.unwrap_or_default());
             }
         }
     }
+}
+
+/// What outages call the writes of all statuses of a kind.
+fn of_kind(kind: KindId) -> String {
+    format!("{}/status", kind.info().plural)
+}
+
+/// What outages call the writes of the status of one object.
+fn of_object(key: &ObjectKey) -> String {
+    format!("status of {key}")
 }
 
 /// The objects of which two rounds say different things.
@@ -330,6 +380,5 @@ fn carried<'r>(resources: &'r Resources, key: &ObjectKey) -> Option<(Option<Valu
             }
         };
     }
-    of!(GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute BackendTLSPolicy XBackend
-        XBackendTrafficPolicy)
+    of!(GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute BackendTLSPolicy XBackend)
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::{Proxies, Round, Settings, StatusWriter};
+use crate::Outages;
 use crate::fake::{self, Answer, Asked};
 use crate::source::object::resource;
 
@@ -59,6 +60,11 @@ impl Objects {
         self.put(object);
     }
 
+    /// Deletes an object.
+    pub(super) fn delete(&mut self, key: &ObjectKey) {
+        self.by_path.retain(|_, (known, _)| known != key);
+    }
+
     fn answer(&mut self, asked: &Asked) -> Answer {
         let path = asked.path.split('?').next().unwrap();
         let target = path.strip_suffix("/status").unwrap_or(path);
@@ -96,6 +102,8 @@ struct Cluster {
     asked: Vec<(Method, String)>,
     meddling: Option<Meddling>,
     away: bool,
+    /// The object of which no status is taken.
+    refused: Option<String>,
 }
 
 /// A cluster, a controller loop as far as statuses go, and the writer.
@@ -107,6 +115,7 @@ pub(super) struct Scene {
     pub(super) proxies: BTreeMap<ObjectKey, Proxies>,
     pub(super) writer: StatusWriter,
     pub(super) leader: watch::Sender<bool>,
+    pub(super) outages: Arc<Outages>,
     task: JoinHandle<()>,
 }
 
@@ -127,7 +136,8 @@ impl Scene {
         let client = fake::client(move |asked| std::future::ready(answer(&server, &asked)));
         let writer = StatusWriter::new(Settings::default());
         let (leader, leads) = watch::channel(true);
-        let task = tokio::spawn(writer.clone().run(client, Arc::default(), leads));
+        let outages = Arc::<Outages>::default();
+        let task = tokio::spawn(writer.clone().run(client, Arc::clone(&outages), leads));
         Self {
             cluster,
             translator: Translator::new(),
@@ -136,6 +146,7 @@ impl Scene {
             proxies: BTreeMap::new(),
             writer,
             leader,
+            outages,
             task,
         }
     }
@@ -160,6 +171,11 @@ impl Scene {
     /// Answers nothing but 503, or answers again.
     pub(super) fn away(&self, away: bool) {
         self.cluster().away = away;
+    }
+
+    /// Takes no status of the object of this name.
+    pub(super) fn refuse(&self, name: &str) {
+        self.cluster().refused = Some(format!("/{name}/status"));
     }
 
     /// How many writes of objects of a kind came in.
@@ -219,6 +235,10 @@ fn answer(cluster: &Mutex<Cluster>, asked: &Asked) -> Answer {
     cluster.asked.push((asked.method.clone(), asked.path.clone()));
     if cluster.away {
         return fake::refusal(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let path = asked.path.split('?').next().unwrap();
+    if cluster.refused.as_ref().is_some_and(|refused| path.ends_with(refused)) {
+        return fake::refusal(StatusCode::UNPROCESSABLE_ENTITY);
     }
     if asked.method == Method::PATCH
         && let Some(meddling) = cluster.meddling.take()

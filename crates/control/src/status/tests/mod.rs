@@ -351,3 +351,70 @@ async fn a_set_is_programmed_by_the_proxies_of_its_gateway() {
     assert_eq!(told(&status, "Programmed"), "True Programmed 3");
     assert_eq!(told(&status["listeners"][0], "Programmed"), "True Programmed 3");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_to_one_object_is_told_of_that_object_until_it_is_gone() {
+    let mut scene = Scene::new([class(), gateway(), route("a")]);
+    scene.refuse("a");
+    scene.turn();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(scene.outages.failing(), 1);
+    scene.objects(|objects| objects.put(route("b")));
+    scene.turn();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(told(&scene.get(&r("b"))["status"]["parents"][0], "Accepted"), "True Accepted 1");
+    assert_eq!(scene.outages.failing(), 1, "that others are taken says nothing of this one");
+    scene.objects(|objects| objects.delete(&r("a")));
+    scene.turn();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(scene.outages.failing(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_write_has_no_outage_and_collects_nothing() {
+    let mut scene = Scene::new([class(), gateway(), route("a")]);
+    scene.away(true);
+    scene.turn();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(scene.outages.failing() > 0);
+    scene.leader.send(false).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.outages.failing(), 0, "another one writes now");
+    for i in 0..100 {
+        scene.objects(|objects| objects.put(route(&format!("r{i}"))));
+        scene.turn();
+    }
+    assert_eq!(scene.writer.with(|told| told.touched.len()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_was_made_anew_is_not_programmed_by_what_its_name_was_before() {
+    let named = |uid: &str| {
+        let mut gateway = gateway();
+        gateway["metadata"]["uid"] = json!(uid);
+        gateway
+    };
+    let mut scene = Scene::new([class(), named("first")]);
+    scene.proxies.insert(g(), proxies(1, &[("one", took(1))]));
+    scene.settle().await;
+    assert_eq!(programmed(&scene), "True Programmed 1");
+    scene.objects(|objects| objects.put(named("second")));
+    scene.proxies.insert(g(), proxies(2, &[("one", took(1))]));
+    scene.settle().await;
+    assert_eq!(programmed(&scene), "False Pending 1: 0 of 1 proxy has taken the configuration");
+    scene.proxies.insert(g(), proxies(2, &[("one", took(2))]));
+    scene.settle().await;
+    assert_eq!(programmed(&scene), "True Programmed 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_whose_revisions_are_counted_anew_is_programmed_by_those() {
+    let mut scene = Scene::new([class(), gateway()]);
+    scene.proxies.insert(g(), proxies(7, &[("one", took(6))]));
+    scene.settle().await;
+    assert_eq!(programmed(&scene), "False Pending 1: 0 of 1 proxy has taken the configuration");
+    // Withdrawn and published again between two looks.
+    scene.proxies.insert(g(), proxies(1, &[("one", took(1))]));
+    scene.settle().await;
+    assert_eq!(programmed(&scene), "True Programmed 1");
+}
