@@ -1,6 +1,7 @@
 //! Side effects in a Kubernetes cluster: watches, statuses, the lease, and the proxies of each Gateway.
 #![forbid(unsafe_code)]
 
+mod client;
 pub mod controller;
 pub mod fleet;
 pub mod lease;
@@ -12,4 +13,5 @@ pub mod status;
 mod fake;
 mod outage;
 
+pub use client::client;
 pub use outage::Outages;

@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use portway_control::controller::{Controller, Settings};
@@ -19,9 +18,6 @@ use portway_translate::CONTROLLER_NAME;
 use tokio::net::TcpListener;
 
 use crate::signals;
-
-/// How long connecting to the API server may take.
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// The arguments of `portway controller`. The cluster is found as kubectl finds it: by KUBECONFIG, ~/.kube/config, or
 /// as a pod in it.
@@ -37,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, env = "PORTWAY_IMAGE", value_name = "IMAGE")]
     image: String,
     /// Where proxies connect
-    #[arg(long, default_value = "0.0.0.0:9910", value_name = "ADDR")]
+    #[arg(long, default_value = "[::]:9910", value_name = "ADDR")]
     push: SocketAddr,
     /// The controller's own ServiceAccount token, for the audience portway.dev/push; several controllers need it to
     /// hear from each other what proxies say
@@ -67,14 +63,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn control(args: Args, runtime: &tokio::runtime::Handle) -> anyhow::Result<ExitCode> {
-    let mut config = kube::Config::infer().await.context("no cluster is configured")?;
-    config.connect_timeout = Some(CONNECT);
-    let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
-    let admin = TcpListener::bind(args.admin)
-        .await
-        .with_context(|| format!("the admin server cannot listen on {}", args.admin))?;
+    let config = kube::Config::infer().await.context("no cluster is configured")?;
+    let client = portway_control::client(config).context("the cluster's configuration cannot be used")?;
+    let listen = |what: &str, address: SocketAddr| {
+        let listener = portway_proxy::listen(address).and_then(TcpListener::from_std);
+        listener.with_context(|| format!("the {what} server cannot listen on {address}"))
+    };
+    let (admin, push) = (listen("admin", args.admin)?, listen("push", args.push)?);
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let push = args.push;
     let settings = Settings {
         controller_name: args.controller_name,
         namespace: args.namespace,
@@ -83,12 +79,10 @@ async fn control(args: Args, runtime: &tokio::runtime::Handle) -> anyhow::Result
         authority: args.authority,
         identity: args.identity.unwrap_or_else(host),
         image: args.image,
-        push,
         token: args.token_file,
     };
-    let controller = Controller::start(client, settings, runtime)
-        .await
-        .with_context(|| format!("the push server cannot listen on {push}"))?;
+    let controller =
+        Controller::start(client, settings, push, runtime).context("the controller cannot start")?;
     let controller = Arc::new(controller);
     tokio::select! {
         () = admin::serve(admin, Arc::clone(&controller)) => {}

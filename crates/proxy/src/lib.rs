@@ -32,6 +32,7 @@ pub mod upstream;
 pub mod worker;
 
 pub use limits::{Http2Limits, Limits};
+pub use listen::listen;
 pub use options::{
     AccessLog, AccessLogFormat, AccessLogTarget, BindMode, DrainTimes, Options, StatusSource, Tracing,
 };

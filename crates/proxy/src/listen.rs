@@ -38,10 +38,31 @@ pub(crate) fn bind(
     let bind_at = |address| bind_at(address, transport, workers);
     match address {
         Some(ip) => bind_at(SocketAddr::new(ip, port)),
-        None => match bind_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
-            Err(error) if no_ipv6(&error) => bind_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)),
-            bound => bound,
-        },
+        None => or_ipv4(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), bind_at),
+    }
+}
+
+/// Listens with one socket, which does not block. `[::]` is all of IPv6 and IPv4, or IPv4 alone on a machine that has
+/// no IPv6.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    or_ipv4(address, |address| {
+        let socket = socket(address, Transport::Tcp, false)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    })
+}
+
+/// Binds `[::]` as all of IPv4 where there is no IPv6.
+fn or_ipv4<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6(&error) => {
+            bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        bound => bound,
     }
 }
 
@@ -117,10 +138,12 @@ mod tests {
     #[test]
     fn no_address_is_both_families() {
         let bound = bind(None, 0, Transport::Tcp, 1).unwrap();
-        let port = bound.address.port();
-        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-        if bound.address.is_ipv6() {
-            std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        let listening = listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)).unwrap();
+        for address in [bound.address, listening.local_addr().unwrap()] {
+            std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).unwrap();
+            if address.is_ipv6() {
+                std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).unwrap();
+            }
         }
     }
 }

@@ -16,7 +16,6 @@ mod rounds;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,8 +57,6 @@ pub struct Settings {
     pub identity: String,
     /// The image of the proxies.
     pub image: String,
-    /// Where the push server listens.
-    pub push: SocketAddr,
     /// The file of the controller's own ServiceAccount token, for the audience of the push: by it, controllers know
     /// each other. With none, this one listens to no others.
     pub token: Option<PathBuf>,
@@ -79,6 +76,8 @@ struct Running {
     ends: [oneshot::Sender<()>; 3],
     lease: JoinHandle<()>,
     pusher: JoinHandle<()>,
+    /// What else it is of no use without: the writer of statuses, the fleets, the other controllers.
+    tasks: Vec<JoinHandle<()>>,
     rounds: std::thread::JoinHandle<()>,
 }
 
@@ -103,13 +102,17 @@ impl fmt::Debug for Shared {
 }
 
 impl Controller {
-    /// Starts a controller, with tasks on `runtime` and one thread beside it.
+    /// Starts a controller, with tasks on `runtime` and one thread beside it; `listener` is where proxies connect.
     ///
     /// # Errors
-    /// When the push server's address cannot be bound, or no thread can be had. That the API server does not answer
-    /// is no error: it is waited for.
-    pub async fn start(client: Client, settings: Settings, runtime: &Handle) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(settings.push).await?;
+    /// When no thread can be had. That the API server does not answer is no error: it is waited for.
+    pub fn start(
+        client: Client,
+        settings: Settings,
+        listener: TcpListener,
+        runtime: &Handle,
+    ) -> std::io::Result<Self> {
+        let port = listener.local_addr()?.port();
         let outages = Arc::<Outages>::default();
         let (leader, leads) = watch::channel(false);
         let server = push::Server::new(Arc::new(TokenReviews::new(client.clone())));
@@ -120,7 +123,7 @@ impl Controller {
         let fleets = Fleets::new(fleet::Settings {
             controller_name: settings.controller_name.clone(),
             image: settings.image.clone(),
-            controller: format!("{}:{}", server_name(&settings), settings.push.port()),
+            controller: format!("{}:{}", server_name(&settings), port),
             server_name: server_name(&settings),
         });
         let shared = Arc::new(Shared {
@@ -146,16 +149,17 @@ impl Controller {
         let lease = runtime.spawn(candidate.run(leader, async {
             let _ = ended.await;
         }));
-        runtime.spawn(writer.run(client.clone(), Arc::clone(&outages), leads.clone()));
+        let mut tasks = vec![runtime.spawn(writer.run(client.clone(), Arc::clone(&outages), leads.clone()))];
         // Empty until the authority is known; nothing is made for proxies before.
         let (bundle, bundles) = watch::channel(String::new());
-        runtime.spawn(fleets.run(client.clone(), leads, bundles, Arc::clone(&outages)));
+        tasks.push(runtime.spawn(fleets.run(client.clone(), leads, bundles, Arc::clone(&outages))));
 
         let (peers, known_peers) = watch::channel(BTreeSet::new());
         if let Some(token_file) = settings.token.clone() {
             let options = push::PeerOptions { server_name: server_name(&settings), token_file };
             let (server, bundles) = (server.clone(), bundle.subscribe());
-            runtime.spawn(async move { server.follow_peers(known_peers, bundles, options).await });
+            tasks
+                .push(runtime.spawn(async move { server.follow_peers(known_peers, bundles, options).await }));
         }
 
         let (end_push, ended) = oneshot::channel();
@@ -175,14 +179,17 @@ impl Controller {
         let rounds = std::thread::Builder::new()
             .name("portway-rounds".to_owned())
             .spawn(move || handle.block_on(rounds.run(ended)))?;
-        let running = Running { ends: [end_lease, end_push, end_rounds], lease, pusher, rounds };
+        let running = Running { ends: [end_lease, end_push, end_rounds], lease, pusher, tasks, rounds };
         Ok(Self { shared, running: Mutex::new(Some(running)) })
     }
 
     /// Whether it goes on: false once a part has ended without which it is of no use.
     pub fn is_alive(&self) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.as_ref().is_none_or(|running| !running.rounds.is_finished() && !running.pusher.is_finished())
+        running.as_ref().is_none_or(|running| {
+            let tasks = running.tasks.iter().chain([&running.lease, &running.pusher]);
+            !running.rounds.is_finished() && !tasks.into_iter().any(JoinHandle::is_finished)
+        })
     }
 
     /// What keeps it from being ready: watches that have not told yet what there is, or that no proxy can connect.

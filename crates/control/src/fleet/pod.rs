@@ -168,7 +168,7 @@ fn args(wanted: &Wanted, settings: &Settings, admin: u16) -> Vec<String> {
         format!("--token-file={TOKEN_FOLDER}/token"),
         format!("--ca-file={AUTHORITY_FOLDER}/{AUTHORITY_FILE}"),
         format!("--state-dir={STATE_FOLDER}"),
-        format!("--admin=0.0.0.0:{admin}"),
+        format!("--admin=[::]:{admin}"),
         format!("--min-drain={least}s"),
         format!("--max-drain={most}s"),
     ];

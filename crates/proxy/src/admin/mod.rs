@@ -51,8 +51,7 @@ pub(crate) fn start(
     background: &Handle,
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Admin { address, error };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = crate::listen(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let listener = {
         let _entered = background.enter();
