@@ -1,6 +1,7 @@
 //! Objects as the API server sends them, and what is kept of them.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use kube::api::{ApiResource, ObjectMeta, Resource};
 use kube::core::DynamicResourceScope;
@@ -14,11 +15,18 @@ use serde_json::Value;
 const OURS: &str = "portway.dev/";
 
 /// Any object, as JSON. Only for the way from the wire to [`read`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Raw {
     /// Name, namespace and version; the rest stays in `value`.
     meta: ObjectMeta,
     value: Value,
+}
+
+impl fmt::Debug for Raw {
+    /// Names it: it may be a Secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raw").field("meta", &self.meta).finish_non_exhaustive()
+    }
 }
 
 impl Raw {
@@ -182,6 +190,13 @@ mod tests {
         );
         assert!(service.metadata().labels.is_empty());
         assert_eq!(service.metadata().annotations.keys().collect::<Vec<_>>(), ["portway.dev/a"]);
+    }
+
+    #[test]
+    fn a_secret_is_not_printed_on_its_way() {
+        let secret = json!({"metadata": {"name": "cart"}, "data": {"tls.key": "c2VjcmV0"}});
+        let printed = format!("{:?}", serde_json::from_value::<Raw>(secret).unwrap());
+        assert!(printed.contains("cart") && !printed.contains("c2VjcmV0"), "{printed}");
     }
 
     #[test]
