@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use portway_api::diagnostic::Diagnostic;
-use portway_api::object::{ObjectKey, Time};
+use portway_api::object::{KindId, ObjectKey, Time};
 use portway_plan::{BackendKey, Plan};
 use portway_store::{Changes, FileSource, Resources};
 use portway_translate::{Layout, Machine, Options, Problem, Problems, Translation, Translator, UNSERVED};
