@@ -32,6 +32,12 @@ enum Part {
     Deny,
     /// All tests of the workspace.
     Test,
+    /// What HTTP/1.1 takes means the same to llhttp, Node's parser.
+    Llhttp,
+    /// HTTP/2 behaves as h2spec wants it.
+    H2spec,
+    /// The fuzz targets compile.
+    Fuzz,
     /// The documentation builds without a warning.
     Doc,
     /// `portway check` finds nothing wrong with the examples.
@@ -81,6 +87,11 @@ fn check(part: Part) -> anyhow::Result<()> {
         Part::Lint => cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Part::Deny => deny(),
         Part::Test => cargo(&["test", "--workspace"]),
+        Part::Llhttp => llhttp(),
+        Part::H2spec => h2spec(),
+        Part::Fuzz => {
+            cargo(&["check", "--quiet", "--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz"])
+        }
         Part::Doc => {
             let mut doc =
                 command("cargo", &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
@@ -104,16 +115,42 @@ fn check(part: Part) -> anyhow::Result<()> {
 /// Debian's packages with what the test bed needs of the system, and a program of each.
 const PACKAGES: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
 
-fn cluster() -> anyhow::Result<()> {
-    let missing: Vec<&str> = PACKAGES
+/// Those with Node.js.
+const NODE: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
+
+/// Installs what is missing of them.
+fn install(packages: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = packages
         .iter()
-        .filter(|(program, _)| Command::new(program).arg("-V").output().is_err())
+        .filter(|(program, _)| Command::new(program).arg("-v").output().is_err())
         .map(|(_, package)| *package)
         .collect();
-    if !missing.is_empty() {
-        run_quietly(&mut command("apt-get", &["update"]))?;
-        run_quietly(command("apt-get", &["install", "--yes", "--no-install-recommends"]).args(&missing))?;
+    if missing.is_empty() {
+        return Ok(());
     }
+    run_quietly(&mut command("apt-get", &["update"]))?;
+    run_quietly(command("apt-get", &["install", "--yes", "--no-install-recommends"]).args(&missing))
+}
+
+/// The tests of HTTP/1.1 that need llhttp, which is had from npm.
+fn llhttp() -> anyhow::Result<()> {
+    install(&NODE)?;
+    run_quietly(command("npm", &["ci", "--no-audit", "--no-fund"]).current_dir("tests/llhttp"))?;
+    cargo(&["test", "--package", "portway-proxy", "--test", "h1", "--", "--ignored", "llhttp"])
+}
+
+/// The tests that run h2spec, which is built from its Go module.
+fn h2spec() -> anyhow::Result<()> {
+    let tool = std::path::absolute("target/tools/h2spec")?;
+    let package = "github.com/summerwind/h2spec/cmd/h2spec";
+    let mut build = command("go", &["build", "-buildvcs=false", "-o"]);
+    run_quietly(build.arg(&tool).arg(package).current_dir("tests/h2spec"))?;
+    let mut test = command("cargo", &["test", "--package", "portway-testkit", "--test", "traffic"]);
+    status(test.args(["--", "--ignored", "h2spec"]).env("H2SPEC", tool))
+}
+
+fn cluster() -> anyhow::Result<()> {
+    install(&PACKAGES)?;
     let unformatted = command("gofmt", &["-l", "tests"]).output().context("gofmt")?.stdout;
     ensure!(unformatted.is_empty(), "not as gofmt has it: {}", String::from_utf8_lossy(&unformatted).trim());
     conformance::prepare()?;

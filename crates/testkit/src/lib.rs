@@ -9,6 +9,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod engine;
 pub mod gateway;
 pub mod load;
 pub mod origin;

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,26 +9,14 @@ use bytes::Bytes;
 use portway_proxy::drain::Drain;
 use portway_proxy::fault::{Fault, FaultKind};
 use portway_proxy::http::h1::{self, End, Settings};
-use portway_proxy::http::{Body, BodySource, Connection, Frame, Handler, Headers, Request, Response};
+use portway_proxy::http::{Body, BodySource, Frame, Handler, Headers};
+use portway_testkit::engine::connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet};
 
 /// Longer than anything here takes; a test that waits for it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Answers with a closure.
-pub(crate) struct Answering<F>(pub(crate) F);
-
-impl<F, T> Handler for Answering<F>
-where
-    F: Fn(Request) -> T,
-    T: Future<Output = Response>,
-{
-    fn handle(&self, request: Request) -> impl Future<Output = Response> {
-        (self.0)(request)
-    }
-}
 
 /// Runs on one thread, as a worker does.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
@@ -44,11 +31,6 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
 pub(crate) fn run_paused<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.unwrap().block_on(LocalSet::new().run_until(test))
-}
-
-pub(crate) fn connection() -> Rc<Connection> {
-    let local = "127.0.0.1:80".parse().unwrap();
-    Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None })
 }
 
 /// Two ends of a TCP connection.

@@ -13,11 +13,12 @@ use portway_proxy::drain::Drain;
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::{self, End, Settings};
 use portway_proxy::http::{Body, Connection, Counted, Handler, Request, Response, TlsInfo, reply};
+use portway_testkit::engine::{Answering, connection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Answering, channel, collect, connection, run_paused as run};
+use crate::harness::{channel, collect, run_paused as run};
 
 fn served<H: Handler + 'static>(handler: H, drain: &Drain, buffer: usize) -> (DuplexStream, JoinHandle<End>) {
     let (client, server) = tokio::io::duplex(buffer);

@@ -3,9 +3,11 @@
 mod client;
 mod differential;
 mod exchange;
+mod fuzzed;
 mod harness;
 mod hostile;
 mod limits;
 mod property;
+mod responses;
 mod serving;
 mod through;

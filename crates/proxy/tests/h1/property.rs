@@ -7,23 +7,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use portway_proxy::drain::Drain;
 use portway_proxy::http::h1::{self, Client, SendOptions, Settings};
-use portway_proxy::http::{
-    Authority, Body, Frame, Headers, Request, RequestHead, Response, Scheme, Target, Version,
-};
+use portway_proxy::http::{Authority, Body, Headers, RequestHead, Response, Scheme, Target, Version};
+use portway_testkit::engine::{Answering, Meaning, connection, drained, pairs, serve_with};
 use proptest::prelude::*;
 
-use crate::harness::{Answering, channel, connection, run};
-use crate::hostile::Pieces;
-
-/// A message as both sides mean it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Meaning {
-    pub(crate) method: String,
-    pub(crate) target: String,
-    pub(crate) fields: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Vec<(String, String)>,
-}
+use crate::harness::{channel, run};
 
 /// How a body is carried.
 #[derive(Clone, Debug)]
@@ -43,7 +31,15 @@ pub(crate) fn meaning() -> impl Strategy<Value = Meaning> {
     let target = "/([a-zA-Z0-9_~-]{1,8}/){0,3}[a-zA-Z0-9_~-]{0,8}(\\?[a-z0-9=&%/?]{0,20})?";
     let body = prop::collection::vec(any::<u8>(), 0..200);
     ("GET|POST|PUT|DELETE|PATCH|PURGE", target, fields(8), body, fields(3)).prop_map(
-        |(method, target, fields, body, trailers)| Meaning { method, target, fields, body, trailers },
+        |(method, target, fields, body, trailers)| Meaning {
+            method,
+            authority: "a".to_owned(),
+            target,
+            fields,
+            body,
+            trailers,
+            ..Meaning::default()
+        },
     )
 }
 
@@ -94,37 +90,6 @@ pub(crate) fn message() -> impl Strategy<Value = (Meaning, Vec<u8>)> {
     })
 }
 
-fn pairs(headers: &Headers) -> Vec<(String, String)> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    headers.iter().map(|(name, value)| (text(name), text(value))).collect()
-}
-
-/// What a handler makes of a request.
-async fn meant(mut request: Request) -> Meaning {
-    let mut meaning = Meaning {
-        method: request.head.method.to_string(),
-        target: request.head.target.as_str().to_owned(),
-        fields: pairs(&request.head.headers),
-        ..Meaning::default()
-    };
-    (meaning.body, meaning.trailers) = drained(&mut request.body).await;
-    meaning
-}
-
-async fn drained(body: &mut Body) -> (Vec<u8>, Vec<(String, String)>) {
-    let (mut all, mut trailers) = (Vec::new(), Vec::new());
-    while let Some(frame) = body.frame().await {
-        match frame.unwrap() {
-            Frame::Data(data) => {
-                assert!(!data.is_empty());
-                all.extend_from_slice(&data);
-            }
-            Frame::Trailers(fields) => trailers = pairs(&fields),
-        }
-    }
-    (all, trailers)
-}
-
 /// What handlers make of these pieces.
 pub(crate) async fn served(pieces: Vec<Bytes>) -> Vec<Meaning> {
     let seen: Rc<RefCell<Vec<Meaning>>> = Rc::default();
@@ -132,14 +97,12 @@ pub(crate) async fn served(pieces: Vec<Bytes>) -> Vec<Meaning> {
     let handler = Answering(move |request| {
         let record = record.clone();
         async move {
-            let meaning = meant(request).await;
+            let meaning = Meaning::of(request).await;
             record.borrow_mut().push(meaning);
             Response::new(StatusCode::OK, Body::Empty)
         }
     });
-    let io = Pieces::new(pieces, Rc::default());
-    let watch = Drain::default().watch();
-    h1::serve(io, Bytes::new(), connection(), &handler, &Settings::default(), watch).await;
+    serve_with(&handler, pieces, &Settings::default()).await;
     seen.take()
 }
 
@@ -207,7 +170,7 @@ proptest! {
             let handler = Answering(move |request| {
                 let (record, reply) = (record.clone(), reply.clone());
                 async move {
-                    *record.borrow_mut() = Some(meant(request).await);
+                    *record.borrow_mut() = Some(Meaning::of(request).await);
                     let status = StatusCode::from_u16(status).unwrap();
                     let mut response = Response::new(status, body(&reply, known.1));
                     response.head.headers = headers(&reply);
@@ -233,11 +196,11 @@ proptest! {
             assert_eq!(answer.head.status.as_u16(), status);
             let mut fields = pairs(&answer.head.headers);
             fields.retain(|(name, _)| name != "date");
-            let (body, trailers) = drained(&mut answer.body).await;
+            let (body, trailers, fault) = drained(&mut answer.body).await;
             let without_trailers = |known: bool, meaning: &Meaning| {
                 if known { Vec::new() } else { meaning.trailers.clone() }
             };
-            assert_eq!((fields, &body), (response.fields.clone(), &response.body));
+            assert_eq!((fields, &body, fault), (response.fields.clone(), &response.body, None));
             assert_eq!(trailers, without_trailers(known.1, &response));
             let expected = Meaning { trailers: without_trailers(known.0, &request), ..request.clone() };
             assert_eq!(seen.take(), Some(expected));

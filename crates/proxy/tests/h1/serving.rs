@@ -12,9 +12,10 @@ use portway_proxy::http::h1::{End, Observer, Settings};
 use portway_proxy::http::{
     Body, BodySource, Connection, Frame, Headers, Informational, Request, Response, ResponseHead,
 };
+use portway_testkit::engine::Answering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Answering, channel, collect, read_to_end, read_until, run, served, write};
+use crate::harness::{channel, collect, read_to_end, read_until, run, served, write};
 
 /// Says what it was asked, and sends the body back.
 async fn echo(request: Request) -> Response {

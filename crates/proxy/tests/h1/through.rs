@@ -16,11 +16,12 @@ use hyper_util::rt::TokioIo;
 use portway_proxy::drain::Drain;
 use portway_proxy::http::h1::{self, Client, SendOptions, Settings};
 use portway_proxy::http::{Request, Response, reply};
+use portway_testkit::engine::{Answering, Pieces, connection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Answering, channel, connection, run, run_paused};
-use crate::hostile::{self, Pieces};
+use crate::harness::{channel, run, run_paused};
+use crate::hostile;
 
 /// What the backend saw: requests, and for each whether its body came whole.
 type Seen = Rc<RefCell<Vec<(String, bool)>>>;
@@ -81,7 +82,7 @@ fn the_backend_sees_the_accepted_requests_and_nothing_else() {
             }
             let seen = seen.take();
             let told = format!("{}: the backend saw {seen:?}", case.name);
-            match (case.verdict.as_str(), case.then.as_deref()) {
+            match (case.verdict(), case.get("then")) {
                 ("200", then) => {
                     assert_eq!(seen.len(), if then == Some("smuggled") { 2 } else { 1 }, "{told}");
                     assert!(seen.iter().all(|(_, whole)| *whole), "{told}");

@@ -1,5 +1,8 @@
 //! Which certificate a client gets, and what it may then ask for.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use http::Request;
 use portway_testkit::{Client, Http2, Origin};
 use rustls::pki_types::ServerName;
@@ -7,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::plans::{issue, listener, plan, port, trust, with_certificates};
-use crate::{options, serving};
+use crate::{metric, options, serving};
 
 async fn get(client: &mut Client, host: &str) -> anyhow::Result<(u16, String)> {
     let response = client.get(host, "/").await?;
@@ -65,7 +68,7 @@ async fn a_client_gets_the_certificate_that_it_can_check() -> anyhow::Result<()>
         .with_root_certificates(trust(&certificates))
         .with_no_client_auth();
     config.enable_sni = true;
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream =
         connector.connect(ServerName::try_from("a.example")?, TcpStream::connect(address).await?).await?;
     let shown = stream.get_ref().1.peer_certificates().expect("certificates")[0].clone();
@@ -73,31 +76,61 @@ async fn a_client_gets_the_certificate_that_it_can_check() -> anyhow::Result<()>
     Ok(())
 }
 
+/// A client that keeps sessions, for these versions of TLS.
+fn resuming(
+    roots: Arc<rustls::RootCertStore>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> anyhow::Result<tokio_rustls::TlsConnector> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // As far as it lies with the client.
+    config.enable_early_data = true;
+    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)))
+}
+
+/// A connection that has had an answer, since tickets come with the first; and whether it was resumed.
+async fn resumed(
+    connector: &tokio_rustls::TlsConnector,
+    address: SocketAddr,
+) -> anyhow::Result<(tokio_rustls::client::TlsStream<TcpStream>, bool)> {
+    let stream = TcpStream::connect(address).await?;
+    let mut stream = connector.connect(ServerName::try_from("a.example")?, stream).await?;
+    let kind = stream.get_ref().1.handshake_kind();
+    assert!(!stream.get_ref().1.is_early_data_accepted(), "early data can be replayed");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await?;
+    assert!(stream.read(&mut [0; 1024]).await? > 0);
+    Ok((stream, kind == Some(rustls::HandshakeKind::Resumed)))
+}
+
 #[tokio::test]
 async fn a_client_resumes_on_whichever_worker_it_lands() -> anyhow::Result<()> {
     let origin = Origin::named("a").await?;
     let issued = issue("a", &["a.example"], false);
-    let listeners = [listener("a", "", "a", &["a"])];
-    let plan = with_certificates(plan(&[port(443, &listeners)], &[("a", origin.address())]), &[&issued]);
-    let (_proxy, address) = serving(options(4), plan);
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(trust(&[&issued]))
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let mut held = Vec::new();
-    for round in 0..16 {
-        // Connections that stay open are spread over the workers.
-        let stream = TcpStream::connect(address).await?;
-        let mut stream = connector.connect(ServerName::try_from("a.example")?, stream).await?;
-        let kind = stream.get_ref().1.handshake_kind();
-        let resumed = kind == Some(rustls::HandshakeKind::Resumed);
-        assert_eq!(resumed, round > 0, "connection {round}: {kind:?}");
-        // Tickets come with the first answer.
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await?;
-        assert!(stream.read(&mut [0; 1024]).await? > 0);
-        held.push(stream);
+    let with = |name| {
+        let listeners = [listener(name, "", "a", &["a"])];
+        with_certificates(plan(&[port(443, &listeners)], &[("a", origin.address())]), &[&issued])
+    };
+    let (proxy, address) = serving(options(4), with("a"));
+    for version in rustls::ALL_VERSIONS {
+        let connector = resuming(trust(&[&issued]), &[*version])?;
+        let mut held = Vec::new();
+        for round in 0..16 {
+            // Connections that stay open are spread over the workers.
+            let (stream, resumed) = resumed(&connector, address).await?;
+            assert_eq!(resumed, round > 0, "connection {round} of {version:?}");
+            held.push(stream);
+        }
+        for worker in 0..4 {
+            let held = metric(&proxy, &format!("portway_connections{{worker=\"{worker}\"}}"));
+            assert!(held >= Some(2.0), "worker {worker} has {held:?} of 16 connections");
+        }
+        // A new plan does not make new keys.
+        proxy.apply(with("b").into());
+        assert!(resumed(&connector, address).await?.1, "{version:?}, with another plan");
+        proxy.apply(with("a").into());
     }
     Ok(())
 }

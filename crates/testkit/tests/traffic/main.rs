@@ -8,6 +8,7 @@ mod change;
 mod client_certificates;
 mod filters;
 mod grpc;
+mod h2spec;
 mod l4;
 mod l4_udp;
 mod matching;

@@ -119,12 +119,47 @@ pub(super) struct Chunked {
 enum Chunk {
     Start,
     Size,
-    Extension,
+    Extension(Extension),
     SizeLf,
     Data,
     DataCr,
     DataLf,
     Trailers,
+}
+
+/// Where in a chunk's extensions: `;name`, `;name=value` or `;name="value"`, as often as may be. White space
+/// around them, which RFC 9112 section 7.1.1 calls bad, is refused: llhttp does so, too.
+#[derive(Clone, Copy, Debug)]
+enum Extension {
+    Semicolon,
+    Name,
+    Equals,
+    Value,
+    Quoted,
+    Escaped,
+    Unquoted,
+}
+
+impl Extension {
+    /// One byte of an extension; `None`: it is no part of one.
+    fn step(self, byte: u8) -> Option<Self> {
+        let is_text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+        match (self, byte) {
+            (Self::Name | Self::Value | Self::Unquoted, b';') => Some(Self::Semicolon),
+            (Self::Name, b'=') => Some(Self::Equals),
+            (Self::Equals, b'"') => Some(Self::Quoted),
+            (Self::Quoted, b'"') => Some(Self::Unquoted),
+            (Self::Quoted, b'\\') => Some(Self::Escaped),
+            (Self::Quoted | Self::Escaped, _) if is_text => Some(Self::Quoted),
+            (Self::Semicolon | Self::Name, _) if names::is_token(byte) => Some(Self::Name),
+            (Self::Equals | Self::Value, _) if names::is_token(byte) => Some(Self::Value),
+            _ => None,
+        }
+    }
+
+    fn may_end(self) -> bool {
+        matches!(self, Self::Name | Self::Value | Self::Unquoted)
+    }
 }
 
 impl Chunked {
@@ -177,14 +212,16 @@ impl Chunked {
                 self.size = self.size << 4 | u64::from(digit);
                 Ok(Chunk::Size)
             }
-            (Chunk::Size, b';') => Ok(Chunk::Extension),
-            (Chunk::Size | Chunk::Extension, b'\r') => Ok(Chunk::SizeLf),
-            (Chunk::Extension, b'\t' | b' '..=b'~' | 0x80..) => {
+            (Chunk::Size, b';') => Ok(Chunk::Extension(Extension::Semicolon)),
+            (Chunk::Size, b'\r') => Ok(Chunk::SizeLf),
+            (Chunk::Extension(extension), b'\r') if extension.may_end() => Ok(Chunk::SizeLf),
+            (Chunk::Extension(extension), byte) => {
                 self.extensions += 1;
                 if self.extensions > MAX_EXTENSIONS {
                     return Err(Malformed("too many chunk extensions"));
                 }
-                Ok(Chunk::Extension)
+                let next = extension.step(byte).ok_or(Malformed("a malformed chunk extension"))?;
+                Ok(Chunk::Extension(next))
             }
             (Chunk::SizeLf, b'\n') => Ok(if self.size == 0 { Chunk::Trailers } else { Chunk::Data }),
             (Chunk::DataCr, b'\r') => Ok(Chunk::DataLf),

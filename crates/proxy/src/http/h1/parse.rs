@@ -319,12 +319,15 @@ pub(super) fn response(
             lines.push(Line { name: place(head, name), value: place(head, value) });
         }
     }
-    let framing = fields.framing(version_1_1, max_headers);
+    // Also where no body can follow: what contradicts itself is not to be trusted.
+    let framing = fields.framing(version_1_1, max_headers)?;
     let body = match status.as_u16() {
         _ if without_body => Decoder::Done,
+        // HTTP/1.0 has none (RFC 9110 section 15.2), and its connection ends with a response.
+        100..200 if !version_1_1 => return Err(Malformed("an interim response in HTTP/1.0")),
         101 if fields.has_framing() => return Err(Malformed("a 101 with a length")),
         100..200 | 204 => Decoder::Done,
-        _ => framing?.unwrap_or(Decoder::UntilClose),
+        _ => framing.unwrap_or(Decoder::UntilClose),
     };
     // What says that a body follows where there can be none: whether the backend sends one cannot be known.
     let contradictory = match status {

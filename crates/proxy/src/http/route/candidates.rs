@@ -1,5 +1,6 @@
 //! The entries of one path.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,84 +8,124 @@ use portway_plan::{Entry, StringMatch};
 use smallvec::SmallVec;
 
 use super::Hasher;
-use super::conditions::value_of;
+use super::conditions::{query_value, value_of};
 use crate::http::RequestHead;
 
 /// Indices of entries, ascending.
 pub(super) type Indices = SmallVec<[u32; 4]>;
 
-/// The entries that share a path. Where many do, they mostly differ in the value of one header (a tenant, a
-/// version); then those with the request's value are found by hash.
+/// The entries that share a path. Where many do, they mostly differ in the values of a few headers or query
+/// parameters (a tenant, a version); then those with the request's values are found by hash.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    /// All of them, or those that do not ask for `header` by an exact value.
+    /// All of them, or those that ask for no exact value of any key in `keyed`.
     rest: Indices,
-    header: Option<Box<ByHeader>>,
+    keyed: Option<Box<[Keyed]>>,
 }
 
+/// Entries that ask for exact values of one key.
 #[derive(Debug)]
-struct ByHeader {
-    name: Arc<str>,
-    values: HashMap<Arc<str>, Indices, Hasher>,
+struct Keyed {
+    key: Key,
+    values: HashMap<Arc<str>, Candidates, Hasher>,
 }
 
-/// From how many entries on it pays to look at a header first.
+/// What entries may ask for an exact value of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Key {
+    Header(Arc<str>),
+    Query(Arc<str>),
+}
+
+/// From how many entries on it pays to look at a header or query parameter first.
 const MANY: usize = 8;
 
-fn exact_headers(entry: &Entry) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-    entry.headers.iter().filter_map(|header| match &header.value {
-        StringMatch::Exact(value) => Some((&header.name, value)),
-        StringMatch::Regex(_) => None,
-    })
+/// How many keys are looked at, at most, before the entries that are left are tried one by one.
+const MOST_KEYS: usize = 8;
+
+/// What an entry asks for by exact values.
+fn keys(entry: &Entry) -> impl Iterator<Item = (Key, &Arc<str>)> {
+    fn exact(value: &StringMatch) -> Option<&Arc<str>> {
+        match value {
+            StringMatch::Exact(value) => Some(value),
+            StringMatch::Regex(_) => None,
+        }
+    }
+    let headers = entry.headers.iter().filter_map(|h| Some((Key::Header(h.name.clone()), exact(&h.value)?)));
+    let queries = entry.query.iter().filter_map(|q| Some((Key::Query(q.name.clone()), exact(&q.value)?)));
+    headers.chain(queries)
+}
+
+/// The key that most of the entries have, if many do and it has not been used.
+fn most_common(indices: &[u32], entries: &[Entry], used: &[Key]) -> Option<Key> {
+    let mut counts: HashMap<Key, usize> = HashMap::new();
+    for (key, _) in indices.iter().flat_map(|index| keys(&entries[*index as usize])) {
+        if !used.contains(&key) {
+            *counts.entry(key).or_default() += 1;
+        }
+    }
+    let most = counts.into_iter().max_by(|(a, n), (b, m)| (n, a).cmp(&(m, b)));
+    most.filter(|(_, count)| *count >= MANY).map(|(key, _)| key)
 }
 
 impl Candidates {
     /// Of the entries of a host, those of the indices given, which ascend.
     pub(super) fn new(indices: Indices, entries: &[Entry]) -> Self {
-        if indices.len() < MANY {
-            return Self { rest: indices, header: None };
-        }
-        let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
-        for (name, _) in indices.iter().flat_map(|index| exact_headers(&entries[*index as usize])) {
-            *counts.entry(name).or_default() += 1;
-        }
-        let most = counts.into_iter().max_by_key(|(name, count)| (*count, *name));
-        let Some(name) = most.filter(|(_, count)| *count >= MANY).map(|(name, _)| name.clone()) else {
-            return Self { rest: indices, header: None };
-        };
-        let mut rest = Indices::new();
-        let mut values: HashMap<Arc<str>, Indices, Hasher> = HashMap::default();
-        for index in indices {
-            match exact_headers(&entries[index as usize]).find(|(n, _)| **n == name) {
-                Some((_, value)) => values.entry(value.clone()).or_default().push(index),
-                None => rest.push(index),
+        Self::split(indices, entries, &mut Vec::new())
+    }
+
+    /// `used`: keys of which all the entries have one value.
+    fn split(indices: Indices, entries: &[Entry], used: &mut Vec<Key>) -> Self {
+        let (mut rest, mut keyed) = (indices, Vec::new());
+        while rest.len() >= MANY && keyed.len() < MOST_KEYS {
+            let Some(key) = most_common(&rest, entries, used) else { break };
+            let mut groups: HashMap<Arc<str>, Indices, Hasher> = HashMap::default();
+            let mut others = Indices::new();
+            for index in rest {
+                match keys(&entries[index as usize]).find(|(k, _)| *k == key) {
+                    Some((_, value)) => groups.entry(value.clone()).or_default().push(index),
+                    None => others.push(index),
+                }
             }
+            rest = others;
+            used.push(key.clone());
+            let group = |(value, indices)| (value, Self::split(indices, entries, used));
+            let values = groups.into_iter().map(group).collect();
+            used.pop();
+            keyed.push(Keyed { key, values });
         }
-        Self { rest, header: Some(Box::new(ByHeader { name, values })) }
+        Self { rest, keyed: (!keyed.is_empty()).then(|| keyed.into()) }
     }
 
     /// Calls back with all entries that can match the request, in lists that ascend, each index once. With
     /// `all`, also with those that cannot.
     #[inline]
     pub(super) fn each(&self, head: &RequestHead, all: bool, mut found: impl FnMut(&[u32])) {
-        if let Some(header) = &self.header {
-            header.each(head, all, &mut found);
+        for keyed in self.keyed.iter().flatten() {
+            keyed.each(head, all, &mut found);
         }
         found(&self.rest);
     }
 }
 
-impl ByHeader {
+impl Keyed {
     fn each(&self, head: &RequestHead, all: bool, found: &mut dyn FnMut(&[u32])) {
-        let value = value_of(head, &self.name);
-        let value = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
-        let wanted = value.and_then(|value| self.values.get(value));
-        if let Some(indices) = wanted {
-            found(indices);
-        }
         if all {
-            let others = self.values.values().filter(|v| !wanted.is_some_and(|w| std::ptr::eq(w, *v)));
-            others.for_each(|indices| found(indices));
+            return self.values.values().for_each(|candidates| candidates.each(head, all, &mut *found));
+        }
+        let value = self.key.value_of(head);
+        let value = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+        if let Some(candidates) = value.and_then(|value| self.values.get(value)) {
+            candidates.each(head, all, found);
+        }
+    }
+}
+
+impl Key {
+    fn value_of<'a>(&self, head: &'a RequestHead) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Self::Header(name) => value_of(head, name),
+            Self::Query(name) => query_value(head.target.query().unwrap_or_default(), name),
         }
     }
 }

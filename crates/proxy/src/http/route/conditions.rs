@@ -112,7 +112,7 @@ fn joined<'a>(headers: &'a Headers, name: &str) -> Option<Cow<'a, [u8]>> {
 }
 
 /// The decoded value of the first parameter of that name; empty when it has no `=`.
-fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+pub(super) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (*form_decoded(key) == *name.as_bytes() && !pair.is_empty()).then(|| form_decoded(value))

@@ -143,13 +143,13 @@ proptest! {
         }
     }
 
-    /// Many entries with one path, which differ in headers.
+    /// Many entries with one path, which differ in headers and query parameters.
     #[test]
     fn many_entries_of_one_path(
-        matches in prop::collection::vec((0usize..3, 0u8..6, 0usize..4), 8..60),
-        values in prop::collection::vec(0u8..7, 1..20),
+        matches in prop::collection::vec((0usize..3, 0u8..6, 0u8..4, 0u8..4), 8..80),
+        values in prop::collection::vec((0u8..7, 0u8..4, 0u8..4), 1..20),
     ) {
-        let entries = (0..).zip(&matches).map(|(name, (kind, value, other)): (usize, _)| {
+        let entries = (0..).zip(&matches).map(|(name, (kind, value, x, p)): (usize, _)| {
             let mut headers = match kind {
                 0 => vec![],
                 1 => vec![header("tenant", &value.to_string())],
@@ -158,20 +158,21 @@ proptest! {
                     vec![HeaderMatch { name: "tenant".into(), value }]
                 }
             };
-            if *other == 0 {
-                headers.push(header("x", "1"));
+            if *x > 0 {
+                headers.push(header("x", &x.to_string()));
             }
-            Entry { headers, ..entry(prefix("/a"), &rule(&name.to_string(), &[])) }
+            let query = if *p > 0 { vec![query("p", &p.to_string())] } else { vec![] };
+            Entry { headers, query, ..entry(prefix("/a"), &rule(&name.to_string(), &[])) }
         });
         let listener = listener("", false, vec![host("", entries.collect())]);
         let table = compile(&port(vec![listener.clone()]), None);
-        for value in values {
-            let mut head = request("GET", "http://h/a/b");
+        for (value, x, p) in values {
+            let mut head = request("GET", &format!("http://h/a/b?q=1&p={p}"));
             if value < 6 {
                 head.headers.append("Tenant", value.to_string());
             }
-            if value % 2 == 0 {
-                head.headers.append("x", "1");
+            if x > 0 {
+                head.headers.append("x", x.to_string());
             }
             let wanted = naive(&listener, &head).ok_or(FaultKind::NoRoute);
             prop_assert_eq!(route_of(&table, &head, None), wanted.clone());
