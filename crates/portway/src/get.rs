@@ -125,38 +125,43 @@ fn value(object: &AnyObject, statuses: &Statuses) -> Value {
         json!({"metadata": {"name": metadata.name, "namespace": metadata.namespace}})
     });
     if let (Some(status), Some(map)) = (statuses.get(object.key()), value.as_object_mut()) {
-        map.insert("status".to_owned(), serde_json::to_value(&**status).unwrap_or_default());
+        map.insert("status".to_owned(), json_of(&**status).unwrap_or_default());
     }
     value
 }
 
 /// A Gateway API object as JSON; core kinds are not kept whole.
 fn whole(object: &AnyObject) -> Option<Value> {
-    let value = match object {
-        AnyObject::GatewayClass(stored) => serde_json::to_value(&stored.object),
-        AnyObject::Gateway(stored) => serde_json::to_value(&stored.object),
-        AnyObject::ListenerSet(stored) => serde_json::to_value(&stored.object),
-        AnyObject::HTTPRoute(stored) => serde_json::to_value(&stored.object),
-        AnyObject::GRPCRoute(stored) => serde_json::to_value(&stored.object),
-        AnyObject::TLSRoute(stored) => serde_json::to_value(&stored.object),
-        AnyObject::TCPRoute(stored) => serde_json::to_value(&stored.object),
-        AnyObject::UDPRoute(stored) => serde_json::to_value(&stored.object),
-        AnyObject::ReferenceGrant(stored) => serde_json::to_value(&stored.object),
-        AnyObject::BackendTLSPolicy(stored) => serde_json::to_value(&stored.object),
-        AnyObject::XBackend(stored) => serde_json::to_value(&stored.object),
-        AnyObject::XBackendTrafficPolicy(stored) => serde_json::to_value(&stored.object),
-        AnyObject::XMesh(stored) => serde_json::to_value(&stored.object),
-        AnyObject::XTelemetryPolicy(stored) => serde_json::to_value(&stored.object),
-        AnyObject::GatewayParameters(stored) => serde_json::to_value(&stored.object),
+    match object {
+        AnyObject::GatewayClass(stored) => json_of(&stored.object),
+        AnyObject::Gateway(stored) => json_of(&stored.object),
+        AnyObject::ListenerSet(stored) => json_of(&stored.object),
+        AnyObject::HTTPRoute(stored) => json_of(&stored.object),
+        AnyObject::GRPCRoute(stored) => json_of(&stored.object),
+        AnyObject::TLSRoute(stored) => json_of(&stored.object),
+        AnyObject::TCPRoute(stored) => json_of(&stored.object),
+        AnyObject::UDPRoute(stored) => json_of(&stored.object),
+        AnyObject::ReferenceGrant(stored) => json_of(&stored.object),
+        AnyObject::BackendTLSPolicy(stored) => json_of(&stored.object),
+        AnyObject::XBackend(stored) => json_of(&stored.object),
+        AnyObject::XBackendTrafficPolicy(stored) => json_of(&stored.object),
+        AnyObject::XMesh(stored) => json_of(&stored.object),
+        AnyObject::XTelemetryPolicy(stored) => json_of(&stored.object),
+        AnyObject::GatewayParameters(stored) => json_of(&stored.object),
         AnyObject::Namespace(_)
         | AnyObject::Service(_)
         | AnyObject::EndpointSlice(_)
         | AnyObject::Pod(_)
         | AnyObject::Secret(_)
         | AnyObject::ConfigMap(_)
-        | AnyObject::ClusterTrustBundle(_) => return None,
-    };
-    value.ok()
+        | AnyObject::ClusterTrustBundle(_) => None,
+    }
+}
+
+/// A function of its own for each kind: all of them inlined into one take LLVM many minutes.
+#[inline(never)]
+fn json_of(object: &impl serde::Serialize) -> Option<Value> {
+    serde_json::to_value(object).ok()
 }
 
 fn table(kind: KindId, objects: &[(ObjectKey, Value)], wide: bool, world: &World) -> anyhow::Result<String> {

@@ -11,6 +11,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
+#[cfg(feature = "controller")]
 mod controller;
 mod data_plane;
 mod demo;
@@ -52,6 +53,7 @@ enum Command {
     /// Serves the Gateways in files and folders, and follows them as they change
     Run(run::Args),
     /// Makes the Gateways in a Kubernetes cluster serve: plans for their proxies, statuses
+    #[cfg(feature = "controller")]
     Controller(controller::Args),
     /// Serves what a controller says: what the pods of a Gateway run
     Proxy(proxy::Args),
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         .init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
+        #[cfg(feature = "controller")]
         Command::Controller(args) => controller::run(args),
         Command::Proxy(args) => proxy::run(args),
         Command::Check(args) => check::run(&args),

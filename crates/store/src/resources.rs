@@ -258,6 +258,8 @@ impl AnyObject {
 
 impl Resources {
     /// The object of a name; `namespace` is empty for cluster-scoped kinds.
+    // The search is long once it is inlined, and some functions do it for every kind.
+    #[inline(never)]
     pub fn get<T: Held>(&self, namespace: &str, name: &str) -> Option<&Arc<Stored<T>>> {
         T::table(self).0.get(|key| key.compare(namespace, name))
     }
