@@ -2,6 +2,7 @@
 //! tunnels at the deadline.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -66,11 +67,22 @@ impl DrainWatch {
         self.drain.deadline()
     }
 
-    /// Ready once the worker drains. Registers the task once, however often it is polled.
+    /// Ready once the worker drains. Registers the task that polls it first, which has to be the one that
+    /// polls it ever after.
     pub fn poll_draining(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let begun = self.deadline().is_some();
-        self.register(cx);
-        if begun { Poll::Ready(()) } else { Poll::Pending }
+        if self.deadline().is_some() {
+            return Poll::Ready(());
+        }
+        // A connection polls this several times for each request.
+        if self.slot.is_none() {
+            self.register(cx);
+        }
+        Poll::Pending
+    }
+
+    /// Waits for the drain.
+    pub async fn draining(mut self) {
+        poll_fn(|cx| self.poll_draining(cx)).await;
     }
 
     /// Has the task woken when the drain begins or its deadline changes.
@@ -125,8 +137,6 @@ pub(crate) fn phase(times: DrainTimes, since: Duration, open: usize) -> (Phase, 
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]

@@ -82,7 +82,14 @@ impl Forward<'_> {
                 stick.used.set(Some(endpoint.address()));
             }
             exchange.begin_try(endpoint.address(), &mut self.head.headers);
-            let begun = Instant::now();
+            // The first try begins with the request, but for what someone was asked before. To the microsecond
+            // that matters only where it is limited by itself.
+            let begun = match exchange.tries {
+                1 if self.begun.is_none() && self.timeouts.backend_request.is_none() => {
+                    exchange.begun().into()
+                }
+                _ => Instant::now(),
+            };
             let mut per_try = self.timeouts.backend_request.filter(|t| !t.is_zero()).and_then(|timeout| {
                 let at = begun + timeout;
                 let sooner = deadline.as_ref().is_none_or(|whole| at < whole.deadline());

@@ -1,49 +1,55 @@
 //! Header fields in wire order and spelling.
 
 use std::fmt;
+use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// Header fields, in the order and spelling in which they came (RFC 9110 section 5.3: order matters within
 /// a name, and some peers are picky about spelling).
 ///
-/// A received head is kept as one buffer; fields point into it. Fields that filters add own their bytes.
-/// Names are compared without case. Values are what the wire allows (RFC 9110 section 5.5): whoever puts
-/// one in has checked it.
+/// A received head is kept as one buffer; fields point into it. What filters add is kept in one further
+/// buffer, as lines, too: what goes out over HTTP/1.1 is mostly copied in a few long pieces. Names are compared without case. Values are what the wire allows (RFC 9110 section 5.5): whoever
+/// puts one in has checked it.
 #[derive(Clone, Default)]
 pub struct Headers {
     raw: Bytes,
+    /// What was added.
+    added: Vec<u8>,
     /// On the heap: heads are moved around more often than they are made.
     fields: Vec<Field>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Field {
     name: Text,
     value: Text,
 }
 
-/// A piece of the received head, or bytes of its own.
-#[derive(Clone)]
-enum Text {
-    Raw { start: u32, len: u32 },
-    Own(Bytes),
+/// A piece of the received head, or of what was added.
+#[derive(Clone, Copy)]
+struct Text {
+    /// With [`ADDED`], in what was added.
+    start: u32,
+    len: u32,
 }
+
+/// Marks the place of what was added.
+const ADDED: u32 = 1 << 31;
 
 impl Text {
     #[inline]
-    fn bytes<'a>(&'a self, raw: &'a Bytes) -> &'a [u8] {
-        match self {
-            Self::Raw { start, len } => &raw[*start as usize..(*start + *len) as usize],
-            Self::Own(text) => text,
-        }
+    fn of<'a>(self, raw: &'a [u8], added: &'a [u8]) -> &'a [u8] {
+        let start = (self.start & !ADDED) as usize;
+        let from = if self.start & ADDED == 0 { raw } else { added };
+        &from[start..start + self.len as usize]
     }
 }
 
 impl Headers {
-    /// No fields, and the received head that [`Headers::push_raw`] will point into. At most 4 GiB.
+    /// No fields, and the received head that [`Headers::push_raw`] will point into. At most 2 GiB.
     pub fn received(raw: Bytes) -> Self {
-        Self { raw, fields: Vec::new() }
+        Self { raw, added: Vec::new(), fields: Vec::new() }
     }
 
     /// Makes room for that many more lines.
@@ -53,9 +59,8 @@ impl Headers {
 
     /// Appends a field of the received head by the byte ranges of its name and value in it.
     #[inline]
-    pub fn push_raw(&mut self, name: std::ops::Range<usize>, value: std::ops::Range<usize>) {
-        let text =
-            |r: std::ops::Range<usize>| Text::Raw { start: r.start as u32, len: (r.end - r.start) as u32 };
+    pub fn push_raw(&mut self, name: Range<usize>, value: Range<usize>) {
+        let text = |r: Range<usize>| Text { start: r.start as u32, len: (r.end - r.start) as u32 };
         debug_assert!(name.end <= self.raw.len() && value.end <= self.raw.len());
         self.fields.push(Field { name: text(name), value: text(value) });
     }
@@ -73,7 +78,19 @@ impl Headers {
     /// All field lines in order: name and value.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|f| (f.name.bytes(&self.raw), f.value.bytes(&self.raw)))
+        let (raw, added) = (&self.raw[..], &self.added[..]);
+        self.fields.iter().map(move |f| (f.name.of(raw, added), f.value.of(raw, added)))
+    }
+
+    /// All field lines in order, with values that can be kept: they share two buffers.
+    pub fn shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
+        let added = Bytes::copy_from_slice(&self.added);
+        self.fields.iter().map(move |field| {
+            let Text { start, len } = field.value;
+            let from = if start & ADDED == 0 { &self.raw } else { &added };
+            let start = (start & !ADDED) as usize;
+            (field.name.of(&self.raw, &self.added), from.slice(start..start + len as usize))
+        })
     }
 
     /// The value of the first line of that name.
@@ -101,27 +118,46 @@ impl Headers {
     }
 
     /// Appends a line.
-    pub fn append(&mut self, name: impl Into<FieldBytes>, value: impl Into<FieldBytes>) {
-        self.fields.push(Field { name: name.into().0, value: value.into().0 });
+    pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let field = self.add(name.as_ref(), value.as_ref());
+        self.fields.push(field);
     }
 
     /// Sets the name to this one value: the first line of that name takes it, in place and with the
     /// spelling given here, further lines go; without one, it is appended.
-    pub fn set(&mut self, name: impl Into<FieldBytes>, value: impl Into<FieldBytes>) {
-        let field = Field { name: name.into().0, value: value.into().0 };
-        let raw = &self.raw;
-        let wanted = field.name.bytes(raw);
-        let same = |f: &Field| f.name.bytes(raw).eq_ignore_ascii_case(wanted);
+    pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let wanted = name.as_ref();
+        let field = self.add(wanted, value.as_ref());
+        let (raw, added) = (&self.raw[..], &self.added[..]);
+        let same = |f: &Field| f.name.of(raw, added).eq_ignore_ascii_case(wanted);
         match self.fields.iter().position(same) {
             Some(first) => {
                 let mut index = 0;
                 self.fields.retain(|f| {
                     index += 1;
-                    index - 1 <= first || !f.name.bytes(raw).eq_ignore_ascii_case(wanted)
+                    index - 1 <= first || !same(f)
                 });
                 self.fields[first] = field;
             }
             None => self.fields.push(field),
+        }
+    }
+
+    /// Keeps the bytes of a field to be.
+    fn add(&mut self, name: &[u8], value: &[u8]) -> Field {
+        if self.added.capacity() == 0 {
+            // What the gateway tells backends of a client takes about 200 bytes.
+            self.added.reserve(256);
+        }
+        let start = self.added.len();
+        self.added.extend_from_slice(name);
+        self.added.extend_from_slice(b": ");
+        self.added.extend_from_slice(value);
+        self.added.extend_from_slice(b"\r\n");
+        debug_assert!(self.added.len() < ADDED as usize);
+        Field {
+            name: Text { start: start as u32 | ADDED, len: name.len() as u32 },
+            value: Text { start: (start + name.len() + 2) as u32 | ADDED, len: value.len() as u32 },
         }
     }
 
@@ -133,9 +169,43 @@ impl Headers {
     /// Removes the lines for which the predicate holds; says whether there was one.
     pub fn remove_if(&mut self, mut predicate: impl FnMut(&[u8], &[u8]) -> bool) -> bool {
         let before = self.fields.len();
-        let raw = &self.raw;
-        self.fields.retain(|f| !predicate(f.name.bytes(raw), f.value.bytes(raw)));
+        let (raw, added) = (&self.raw[..], &self.added[..]);
+        self.fields.retain(|f| !predicate(f.name.of(raw, added), f.value.of(raw, added)));
         self.fields.len() < before
+    }
+
+    /// Writes the field lines for which the predicate holds, as HTTP/1.1 has them.
+    pub fn write(&self, out: &mut BytesMut, mut predicate: impl FnMut(&[u8], &[u8]) -> bool) {
+        let (raw, added) = (&self.raw[..], &self.added[..]);
+        out.reserve(raw.len() + added.len() + 64);
+        // Lines that follow each other where they are kept are copied at once.
+        let (mut run, mut from): (Range<usize>, &[u8]) = (0..0, raw);
+        for Field { name, value } in &self.fields {
+            let (name_text, value_text) = (name.of(raw, added), value.of(raw, added));
+            if !predicate(name_text, value_text) {
+                continue;
+            }
+            let buffer = if name.start & ADDED == 0 { raw } else { added };
+            let start = (name.start & !ADDED) as usize;
+            let colon = start + name.len as usize;
+            let end = colon + 2 + value.len as usize + 2;
+            let is_line = value.start == name.start + name.len + 2
+                && buffer.get(colon..colon + 2) == Some(b": ")
+                && buffer.get(end - 2..end) == Some(b"\r\n");
+            if is_line && start == run.end && std::ptr::eq(buffer, from) {
+                run.end = end;
+                continue;
+            }
+            out.extend_from_slice(&from[run]);
+            (run, from) = (start..end, buffer);
+            if !is_line {
+                run = start..start;
+                for part in [name_text, b": ", value_text, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            }
+        }
+        out.extend_from_slice(&from[run]);
     }
 
     /// The sum of the lengths of all names and values, with 4 bytes for each line's separators.
@@ -158,38 +228,11 @@ impl PartialEq for Headers {
     }
 }
 
-/// Bytes for a field's name or value.
-pub struct FieldBytes(Text);
-
-impl From<&'static str> for FieldBytes {
-    fn from(text: &'static str) -> Self {
-        Self(Text::Own(Bytes::from_static(text.as_bytes())))
-    }
-}
-
-impl From<Bytes> for FieldBytes {
-    fn from(bytes: Bytes) -> Self {
-        Self(Text::Own(bytes))
-    }
-}
-
-impl From<String> for FieldBytes {
-    fn from(text: String) -> Self {
-        Self(Text::Own(text.into()))
-    }
-}
-
-impl From<Vec<u8>> for FieldBytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(Text::Own(bytes.into()))
-    }
-}
-
 impl<const N: usize> From<[(&str, &str); N]> for Headers {
     fn from(lines: [(&str, &str); N]) -> Self {
         let mut headers = Self::default();
         for (name, value) in lines {
-            headers.append(name.to_owned(), value.to_owned());
+            headers.append(name, value);
         }
         headers
     }
@@ -207,6 +250,34 @@ mod tests {
         headers.set("c", "6");
         assert!(headers.remove("a") && !headers.remove("a"));
         assert_eq!(headers, Headers::from([("X-b", "5"), ("B", "3"), ("c", "6")]));
+    }
+
+    #[test]
+    fn lines_are_written_as_they_are_in_order() {
+        let head = b"GET / HTTP/1.1\r\nA: 1\r\nb:2\r\nHost: h\r\nC: 3 \r\nD:  4\r\nE: 5\r\nF: \r\n\r\n";
+        let mut headers = Headers::received(Bytes::from_static(head));
+        let find = |text: &[u8]| head.windows(text.len()).position(|w| w == text).unwrap();
+        for (name, value) in [("A", "1"), ("b", "2"), ("Host", "h"), ("C", "3"), ("D", "4"), ("E", "5")] {
+            let (n, v) = (find(format!("\n{name}:").as_bytes()) + 1, find(value.as_bytes()));
+            let v = if name == "A" { n + 3 } else { v };
+            headers.push_raw(n..n + name.len(), v..v + value.len());
+        }
+        let empty = find(b"F: ");
+        headers.push_raw(empty..empty + 1, empty + 3..empty + 3);
+        headers.append("x-g", "6");
+        headers.set("e", "7");
+        headers.append("x-h", "8");
+        let written = |skip: &str| {
+            let mut out = BytesMut::new();
+            headers.write(&mut out, |name, _| !name.eq_ignore_ascii_case(skip.as_bytes()));
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        let all = "A: 1\r\nb: 2\r\nHost: h\r\nC: 3\r\nD: 4\r\ne: 7\r\nF: \r\nx-g: 6\r\nx-h: 8\r\n";
+        assert_eq!(written(""), all);
+        assert_eq!(written("host"), all.replace("Host: h\r\n", ""));
+        assert_eq!(written("A"), all.replace("A: 1\r\n", ""));
+        assert_eq!(written("x-g"), all.replace("x-g: 6\r\n", ""));
+        assert_eq!(written("x-h"), all.replace("x-h: 8\r\n", ""));
     }
 
     #[test]

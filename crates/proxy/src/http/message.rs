@@ -44,6 +44,21 @@ pub struct Connection {
     pub tls: Option<TlsInfo>,
     /// What the client has taken of what was written, where that is not seen from above: below TLS.
     pub taken: Option<Taken>,
+    /// The client's IP address as text: each of its requests needs it.
+    client: Box<str>,
+}
+
+impl Connection {
+    /// A connection without TLS.
+    pub fn new(peer: SocketAddr, local: SocketAddr, port: u16) -> Self {
+        let client = peer.ip().to_canonical().to_string().into();
+        Self { peer, local, port, tls: None, taken: None, client }
+    }
+
+    /// The client's IP address: an IPv4 address also where the socket shows it as an IPv6 one.
+    pub fn client(&self) -> &str {
+        &self.client
+    }
 }
 
 /// What the handshake said.
@@ -123,10 +138,12 @@ impl Version {
 /// The authority of a request: `Host` or `:authority`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// As received, valid UTF-8; empty when HTTP/1.0 named none.
+    /// As received, ASCII; empty when HTTP/1.0 named none.
     text: Bytes,
-    /// The host: lower case, no port, no trailing dot. Empty when there is none.
-    host: Bytes,
+    /// The host as in the text, without port and trailing dot.
+    host_len: usize,
+    /// The host in lower case, where that is not how it came.
+    lower: Option<Box<str>>,
     /// The port, if it was given.
     port: Option<u16>,
 }
@@ -164,14 +181,13 @@ impl Authority {
             }
             _ => return Err(InvalidAuthority),
         };
-        let mut host = text.slice(..host_len);
-        if host.len() > 1 && host.ends_with(b".") {
-            host.truncate(host.len() - 1);
-        }
-        if host.iter().any(u8::is_ascii_uppercase) {
-            host = host.to_ascii_lowercase().into();
-        }
-        Ok(Self { text, host, port })
+        let host_len = if host_len > 1 && bytes[host_len - 1] == b'.' { host_len - 1 } else { host_len };
+        let host = &bytes[..host_len];
+        let lower = host.iter().any(u8::is_ascii_uppercase).then(|| {
+            let host = String::from_utf8_lossy(host);
+            host.to_ascii_lowercase().into()
+        });
+        Ok(Self { text, host_len, lower, port })
     }
 
     /// As received, or as a filter has set it.
@@ -187,7 +203,10 @@ impl Authority {
 
     /// The host: lower case, no port, no trailing dot.
     pub fn host(&self) -> &str {
-        std::str::from_utf8(&self.host).unwrap_or_default()
+        match &self.lower {
+            Some(host) => host,
+            None => std::str::from_utf8(&self.text[..self.host_len]).unwrap_or_default(),
+        }
     }
 
     /// The port, if it was given.

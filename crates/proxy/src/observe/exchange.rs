@@ -185,12 +185,16 @@ impl Exchange {
         }
     }
 
-    /// A try ends, with the head of the backend's response or a fault. `took` is the time since its begin.
+    /// A try ends, with the head of the backend's response or a fault. `took` is the time since its begin, or that of
+    /// the request where it is the first.
     pub fn end_try(&mut self, took: Duration, outcome: Result<StatusCode, FaultKind>) {
         self.backend.iter().for_each(|s| s.try_duration.record(took));
         if let Some(details) = &mut self.details {
+            // `took` may count from the request's begin; what is told of one try is exact.
+            let begun = details.try_begun.take();
+            let took = begun.map_or(took, |(at, _)| at.elapsed());
             details.upstream = Some(took);
-            if let (Some(span), Some((_, begun))) = (&mut details.span, details.try_begun.take()) {
+            if let (Some(span), Some((_, begun))) = (&mut details.span, begun) {
                 span.end_try(begun, took, outcome);
             }
         }
@@ -211,10 +215,17 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
-    fn drop(&mut self) {
+impl Exchange {
+    /// Ends the record, as dropping it does, and tells when that was.
+    pub fn end(mut self: Box<Self>) -> Instant {
+        let now = Instant::now();
+        self.close(now);
+        now
+    }
+
+    fn close(&mut self, now: Instant) {
         let Some(Begun { recorder, at }) = self.begun.take() else { return };
-        let duration = at.elapsed();
+        let duration = now - at;
         let counts = &recorder.counts;
         counts.in_flight.add(-1);
         if self.status.is_none() && self.fault.is_none() {
@@ -248,6 +259,14 @@ impl Drop for Exchange {
             rule: self.rule.as_ref().and_then(|s| s.labels.clone()),
             backend: self.backend.as_ref().and_then(|s| s.labels.clone()),
         });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.begun.is_some() {
+            self.close(Instant::now());
+        }
     }
 }
 

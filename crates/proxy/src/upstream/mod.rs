@@ -14,6 +14,7 @@ mod backend;
 mod backends;
 mod connect;
 mod limits;
+mod permits;
 mod pool;
 mod resolve;
 mod tls;

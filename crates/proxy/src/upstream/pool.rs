@@ -14,11 +14,12 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rustls::ClientConfig;
 use slab::Slab;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::backend::now_ms;
 use super::connect::{Secure, connect};
+use super::permits::{Permit, Permits};
 use super::tls::{ClientTls, ClientTlsId};
 use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport};
 use crate::fault::{Fault, FaultKind};
@@ -59,7 +60,7 @@ struct Pool {
     idle_limit: usize,
     idle: RefCell<Vec<Idle>>,
     /// As many as HTTP/1.1 connections may be in use.
-    permits: Arc<Semaphore>,
+    permits: Rc<Permits>,
     waiting: Cell<usize>,
     shared: RefCell<Vec<Rc<h2::client::Client>>>,
     /// Held by whoever opens an HTTP/2 connection, so that others share it.
@@ -101,7 +102,7 @@ impl Hasher for IdHasher {
 pub struct Lease {
     in_flight: InFlight,
     pool: Rc<Pool>,
-    permit: RefCell<Option<OwnedSemaphorePermit>>,
+    permit: RefCell<Option<Permit>>,
     pools: Weak<Pools>,
     slot: Cell<usize>,
     touched: Cell<u64>,
@@ -209,7 +210,7 @@ impl Pools {
                 counts: backend.metrics().shard(self.worker).clone(),
                 idle_limit: self.limits.idle_per_endpoint,
                 idle: RefCell::default(),
-                permits: Arc::new(Semaphore::new(self.limits.connections_per_endpoint)),
+                permits: Permits::new(self.limits.connections_per_endpoint),
                 waiting: Cell::new(0),
                 shared: RefCell::default(),
                 opening: tokio::sync::Mutex::new(()),
@@ -231,13 +232,9 @@ impl Pools {
             return lease.pool.shared_connection(&self.limits).await.map(Connection::H2);
         }
         let pool = &lease.pool;
-        let permit = match pool.permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let permit = pool.permits.clone().acquire_owned();
-                let closed = |_| Fault::from(FaultKind::Overloaded);
-                pool.wait(&self.limits, self.limits.wait_timeout, permit).await?.map_err(closed)?
-            }
+        let permit = match pool.permits.try_take() {
+            Some(permit) => permit,
+            None => pool.wait(&self.limits, self.limits.wait_timeout, pool.permits.wait()).await?,
         };
         lease.permit.replace(Some(permit));
         if protocol == Protocol::H1 {
@@ -258,8 +255,8 @@ impl Pools {
     /// # Errors
     /// [`FaultKind::Connect`] when there is none to be had; [`FaultKind::Overloaded`] when too many are in use.
     pub async fn dial(&self, lease: &Lease, through: bool) -> Result<Transport, Fault> {
-        let permit = lease.pool.permits.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Fault::new(FaultKind::Overloaded, lease.endpoint().address()))?;
+        let permit = lease.pool.permits.try_take();
+        let permit = permit.ok_or_else(|| Fault::new(FaultKind::Overloaded, lease.endpoint().address()))?;
         lease.permit.replace(Some(permit));
         if through {
             lease.pool.dial(None, &self.limits).await

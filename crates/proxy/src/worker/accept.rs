@@ -31,7 +31,7 @@ pub(super) fn begin_datagrams(worker: &Rc<Worker>, port: &Rc<PortState>, socket:
     let (worker, port, stopped) = (worker.clone(), port.clone(), stop.clone());
     let task = tokio::task::spawn_local(async move {
         let drain = port.drain.clone();
-        l4::serve_datagrams(worker, port.key, socket, drain, port.cut(), &stopped).await;
+        l4::serve_datagrams(worker, port.key, socket, drain, port.cut().draining(), &stopped).await;
     });
     Accepting { stop, task }
 }

@@ -1,9 +1,11 @@
 //! One client's connection, from the accepted socket to its end.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,18 +42,22 @@ pub(super) fn begin(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: 
     let port = worker.port(key);
     tokio::task::spawn_local(async move {
         let worker = &open.0;
-        let served = AssertUnwindSafe(serve(worker, &port, stream, peer)).catch_unwind();
-        tokio::select! {
-            ended = served => {
+        let mut served = pin!(AssertUnwindSafe(serve(worker, &port, stream, peer)).catch_unwind());
+        let mut cut = port.cut();
+        // Not select!: the connection is polled several times for each request, and the cut needs a look once.
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
                 if ended.is_err() {
                     worker.recorder.counts.panics.add(1);
                 } else if port.drain.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
                     // It has seen to the deadline by itself, as tunnels do.
                     worker.recorder.counts.cut.add(1);
                 }
+                return Poll::Ready(());
             }
-            () = port.cut() => worker.recorder.counts.cut.add(1),
-        }
+            cut.poll_draining(cx).map(|()| worker.recorder.counts.cut.add(1))
+        })
+        .await;
     });
 }
 
@@ -61,7 +67,7 @@ async fn serve(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, pee
     // Sockets of both families show IPv4 clients as ::ffff:a.b.c.d.
     let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
     let (peer, local) = (canonical(peer), canonical(local));
-    let connection = Connection { peer, local, port: port.key.port, tls: None, taken: None };
+    let connection = Connection::new(peer, local, port.key.port);
     match port.speaks {
         Speaks::Http => plain(worker, port, stream, connection).await,
         Speaks::Tls => Box::pin(secure(worker, port, stream, connection)).await,
@@ -167,8 +173,7 @@ fn way<'a>(worker: &'a Rc<Worker>, port: &'a PortState, hostname: Option<&HostPa
 /// request on the way.
 async fn silent_in_drain(port: &PortState) {
     const GRACE: Duration = Duration::from_secs(1);
-    let mut watch = port.drain.watch();
-    poll_fn(|cx| watch.poll_draining(cx)).await;
+    port.drain.watch().draining().await;
     sleep(GRACE).await;
 }
 

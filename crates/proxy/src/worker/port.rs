@@ -1,13 +1,13 @@
 //! A port on one worker: what its connections have in common.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::drain::Drain;
+use crate::drain::{Drain, DrainWatch};
 use crate::l4::Live;
 use crate::snapshot::{PortKey, Speaks};
 
@@ -19,7 +19,8 @@ pub(super) struct PortState {
     /// Those of its connections that are passed on.
     pub(super) live: Live,
     pub(super) drain: Drain,
-    cut: Cut,
+    /// Begins at the end of the drain.
+    cut: Drain,
     accepting: RefCell<Option<Accepting>>,
 }
 
@@ -29,13 +30,6 @@ pub(super) struct Accepting {
     pub(super) task: JoinHandle<()>,
 }
 
-/// Ends connections that are still there at the end of a drain.
-#[derive(Default)]
-struct Cut {
-    done: Cell<bool>,
-    notify: Notify,
-}
-
 impl PortState {
     pub(super) fn new(key: PortKey, speaks: Speaks) -> Rc<Self> {
         Rc::new(Self {
@@ -43,7 +37,7 @@ impl PortState {
             speaks,
             live: Live::default(),
             drain: Drain::default(),
-            cut: Cut::default(),
+            cut: Drain::default(),
             accepting: RefCell::default(),
         })
     }
@@ -56,18 +50,14 @@ impl PortState {
         tokio::task::spawn_local(async move {
             tokio::time::sleep_until(deadline).await;
             if port.drain.deadline() == Some(deadline) {
-                port.cut.done.set(true);
-                port.cut.notify.notify_waiters();
+                port.cut.begin(deadline);
             }
         });
     }
 
-    /// Waits for the end of the drain.
-    pub(super) async fn cut(&self) {
-        let notified = self.cut.notify.notified();
-        if !self.cut.done.get() {
-            notified.await;
-        }
+    /// Ready at the end of the drain, when connections that are still there are to end.
+    pub(super) fn cut(&self) -> DrainWatch {
+        self.cut.watch()
     }
 
     pub(super) fn set_accepting(&self, accepting: Accepting) {
@@ -104,7 +94,7 @@ mod tests {
                 let began = Instant::now();
                 port.leave(began + Duration::from_secs(first));
                 port.leave(began + Duration::from_secs(last));
-                port.cut().await;
+                port.cut().draining().await;
                 assert_eq!(began.elapsed().as_secs(), last);
             }
         };

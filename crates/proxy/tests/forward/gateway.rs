@@ -193,13 +193,7 @@ impl Harness {
                 let Ok((stream, peer)) = listener.accept().await else { return };
                 let (handler, settings) = (serving.clone(), settings.clone());
                 spawn_local(async move {
-                    let connection = Rc::new(Connection {
-                        peer,
-                        local: handler.address,
-                        port: 80,
-                        tls: None,
-                        taken: None,
-                    });
+                    let connection = Rc::new(Connection::new(peer, handler.address, 80));
                     let drain = Drain::default();
                     h1::serve(stream, Bytes::new(), connection, &handler, &settings, drain.watch()).await;
                 });
@@ -214,8 +208,7 @@ impl Harness {
         let handler = Rc::new(self.clone());
         let address = self.address;
         spawn_local(async move {
-            let connection =
-                Rc::new(Connection { peer: address, local: address, port: 80, tls: None, taken: None });
+            let connection = Rc::new(Connection::new(address, address, 80));
             let limits = Rc::new(portway_proxy::Limits::default());
             let settings = server::Settings {
                 limits: &limits,

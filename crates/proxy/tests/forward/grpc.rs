@@ -144,13 +144,11 @@ fn call(body: Body, extra: &[(&'static str, &'static str)]) -> Request {
         upgrade: None,
         expects_continue: false,
         informational: None,
-        connection: Rc::new(Connection {
-            peer: "10.0.0.9:1".parse().expect("an address"),
-            local: "10.0.0.1:80".parse().expect("an address"),
-            port: 80,
-            tls: None,
-            taken: None,
-        }),
+        connection: Rc::new(Connection::new(
+            "10.0.0.9:1".parse().expect("an address"),
+            "10.0.0.1:80".parse().expect("an address"),
+            80,
+        )),
     }
 }
 

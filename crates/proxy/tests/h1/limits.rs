@@ -195,7 +195,8 @@ fn what_a_slow_client_takes_is_seen_below_tls() {
         let io = Counted::new(server);
         let local = "127.0.0.1:443".parse().unwrap();
         let tls = Some(TlsInfo { server_name: None });
-        let connection = Connection { peer: local, local, port: 443, tls, taken: Some(io.taken()) };
+        let mut connection = Connection::new(local, local, 443);
+        (connection.tls, connection.taken) = (tls, Some(io.taken()));
         let task = tokio::task::spawn_local(async move {
             let handler = Answering(|_| async {
                 Response::new(StatusCode::OK, Body::Full(Bytes::from(vec![b'x'; 60_000])))

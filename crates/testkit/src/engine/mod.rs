@@ -147,7 +147,7 @@ where
 /// A plain-text connection over loopback.
 pub fn connection() -> Rc<Connection> {
     let local = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
-    Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None })
+    Rc::new(Connection::new(local, local, 80))
 }
 
 /// Serves a connection that these bytes come over, until it ends; what the client got.

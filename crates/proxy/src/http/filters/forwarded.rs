@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use rand::RngCore;
 
 use crate::http::{Connection, Headers, RequestHead};
@@ -26,23 +25,23 @@ impl ForwardingHeaders {
     pub fn apply(&self, head: &mut RequestHead, connection: &Connection) -> IpAddr {
         let peer = connection.peer.ip().to_canonical();
         let trusted = self.trusted_hops > 0;
-        let (hops, client) = if trusted { self.hops(&head.headers, peer) } else { (peer.to_string(), peer) };
+        let believed = trusted.then(|| self.hops(&head.headers, connection));
         head.headers.remove_if(|name, _| drops(name, trusted));
         let headers = &mut head.headers;
+        let (hops, client) = match &believed {
+            Some((hops, client)) => (&**hops, client.unwrap_or(peer)),
+            None => (connection.client(), peer),
+        };
         headers.append("x-forwarded-for", hops);
         let told = |headers: &Headers, name| trusted && headers.contains(name);
         if !told(headers, "x-forwarded-proto") {
             headers.append("x-forwarded-proto", head.scheme.as_str());
         }
         if !told(headers, "x-forwarded-host") && !head.authority.text().is_empty() {
-            headers.append("x-forwarded-host", head.authority.text().clone());
+            headers.append("x-forwarded-host", head.authority.text());
         }
         if !told(headers, "x-forwarded-port") {
-            match connection.port {
-                80 => headers.append("x-forwarded-port", "80"),
-                443 => headers.append("x-forwarded-port", "443"),
-                port => headers.append("x-forwarded-port", port.to_string()),
-            }
+            headers.append("x-forwarded-port", itoa::Buffer::new().format(connection.port));
         }
         if !trusted {
             headers.append("x-request-id", request_id());
@@ -52,8 +51,8 @@ impl ForwardingHeaders {
         client
     }
 
-    /// The believed hops, with the peer as the last, and the first of them: the client.
-    fn hops(&self, headers: &Headers, peer: IpAddr) -> (String, IpAddr) {
+    /// The believed hops, with the peer as the last, and the first of those that are believed.
+    fn hops(&self, headers: &Headers, connection: &Connection) -> (String, Option<IpAddr>) {
         let mut entries = Vec::new();
         for line in headers.get_all("x-forwarded-for") {
             entries.extend(std::str::from_utf8(line).unwrap_or_default().split(',').map(str::trim));
@@ -66,8 +65,8 @@ impl ForwardingHeaders {
             text.push_str(&address.to_string());
             text.push_str(", ");
         }
-        text.push_str(&peer.to_string());
-        (text, client.unwrap_or(peer))
+        text.push_str(connection.client());
+        (text, client)
     }
 }
 
@@ -106,21 +105,23 @@ fn sound_id(id: &[u8]) -> bool {
 }
 
 /// A random UUID (RFC 9562 section 5.4).
-fn request_id() -> Bytes {
+fn request_id() -> [u8; 36] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut random = [0; 16];
     rand::rng().fill_bytes(&mut random);
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;
-    let mut text = Vec::with_capacity(36);
+    let mut text = [b'-'; 36];
+    let mut at = 0;
     for (i, byte) in random.iter().enumerate() {
         if matches!(i, 4 | 6 | 8 | 10) {
-            text.push(b'-');
+            at += 1;
         }
-        text.push(DIGITS[usize::from(byte >> 4)]);
-        text.push(DIGITS[usize::from(byte & 15)]);
+        text[at] = DIGITS[usize::from(byte >> 4)];
+        text[at + 1] = DIGITS[usize::from(byte & 15)];
+        at += 2;
     }
-    text.into()
+    text
 }
 
 #[cfg(test)]
@@ -132,13 +133,11 @@ mod tests {
     fn applied(trusted_hops: u32, url: &str, headers: Headers) -> (Headers, IpAddr) {
         let mut head = request("GET", url);
         head.headers = headers;
-        let connection = Connection {
-            peer: "[::ffff:192.0.2.1]:5000".parse().unwrap(),
-            local: "127.0.0.1:18443".parse().unwrap(),
-            port: if head.scheme == Scheme::Https { 443 } else { 8080 },
-            tls: None,
-            taken: None,
-        };
+        let connection = Connection::new(
+            "[::ffff:192.0.2.1]:5000".parse().unwrap(),
+            "127.0.0.1:18443".parse().unwrap(),
+            if head.scheme == Scheme::Https { 443 } else { 8080 },
+        );
         let client = ForwardingHeaders { trusted_hops }.apply(&mut head, &connection);
         (head.headers, client)
     }

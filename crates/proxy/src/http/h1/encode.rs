@@ -33,15 +33,15 @@ pub(super) fn response(
 ) {
     status_line(out, head.status);
     let mut dated = false;
-    for (name, value) in head.headers.iter() {
-        match names::own(name) {
-            None => dated |= name.len() == 4 && name.eq_ignore_ascii_case(b"date"),
-            Some(Own::Host | Own::Expect) => {}
-            Some(Own::ContentLength) if describes => {}
-            Some(_) => continue,
+    head.headers.write(out, |name, _| match names::own(name) {
+        None => {
+            dated |= name.len() == 4 && name.eq_ignore_ascii_case(b"date");
+            true
         }
-        field(out, name, value);
-    }
+        Some(Own::Host | Own::Expect) => true,
+        Some(Own::ContentLength) => describes,
+        Some(_) => false,
+    });
     if !dated {
         date(out);
     }
@@ -55,22 +55,14 @@ pub(super) fn response(
 /// The head of a 101: `Upgrade` goes with it.
 pub(super) fn switching(out: &mut BytesMut, head: &ResponseHead) {
     status_line(out, head.status);
-    for (name, value) in head.headers.iter() {
-        if matches!(names::own(name), None | Some(Own::Upgrade)) {
-            field(out, name, value);
-        }
-    }
+    head.headers.write(out, |name, _| matches!(names::own(name), None | Some(Own::Upgrade)));
     out.extend_from_slice(b"connection: upgrade\r\n\r\n");
 }
 
 /// A 1xx response.
 pub(super) fn interim(out: &mut BytesMut, head: &ResponseHead) {
     status_line(out, head.status);
-    for (name, value) in head.headers.iter() {
-        if names::own(name).is_none() {
-            field(out, name, value);
-        }
-    }
+    head.headers.write(out, |name, _| names::own(name).is_none());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -89,18 +81,17 @@ pub(super) fn request(
     // First, so that it is easy to find (RFC 9110 section 7.2).
     field(out, b"Host", head.authority.text());
     let (mut te, mut says_length) = (false, false);
-    for (name, value) in head.headers.iter() {
-        match names::own(name) {
-            None => {}
-            Some(Own::Te) => te = true,
-            Some(Own::ContentLength) => {
-                says_length = true;
-                continue;
-            }
-            Some(_) => continue,
+    head.headers.write(out, |name, _| match names::own(name) {
+        None => true,
+        Some(Own::Te) => {
+            te = true;
+            true
         }
-        field(out, name, value);
-    }
+        Some(own) => {
+            says_length |= own == Own::ContentLength;
+            false
+        }
+    });
     let encoding = match body.remaining() {
         // A method that has a body by its nature says that there is none (RFC 9110 section 8.6).
         Some(0) if says_length || matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
@@ -146,15 +137,16 @@ pub(super) fn chunk_size(out: &mut BytesMut, size: usize) {
 /// The last chunk, and the trailer section if there is one.
 pub(super) fn last_chunk(out: &mut BytesMut, trailers: Option<&Headers>) {
     out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers.into_iter().flat_map(Headers::iter) {
-        if !names::is_forbidden_in_trailers(name) {
-            field(out, name, value);
-        }
+    if let Some(trailers) = trailers {
+        trailers.write(out, |name, _| !names::is_forbidden_in_trailers(name));
     }
     out.extend_from_slice(b"\r\n");
 }
 
 fn status_line(out: &mut BytesMut, status: StatusCode) {
+    if status == StatusCode::OK {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.extend_from_slice(b" ");

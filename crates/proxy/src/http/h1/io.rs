@@ -14,11 +14,11 @@ use tokio::time::{Instant, Sleep};
 
 /// Bytes asked for in one read. A read that leaves room tells the reactor that the socket is empty and
 /// saves the call that would only say so.
-const READ: usize = 64 * 1024;
+const READ: usize = 128 * 1024;
 
 /// From here on, bytes are passed on by reference rather than copied. A piece that is passed on keeps the
 /// whole read buffer alive, so this also bounds what a slow receiver can pin to four times what it is sent.
-const BY_REFERENCE: usize = 16 * 1024;
+const BY_REFERENCE: usize = 32 * 1024;
 
 /// Bytes waiting to be written from which on nothing more is pulled.
 const WRITE_MARK: usize = 32 * 1024;
@@ -226,7 +226,12 @@ impl Deadline {
 
 /// An instant from now. A limit beyond what the clock can tell is a year.
 pub(crate) fn after(limit: Duration) -> Instant {
-    Instant::now() + limit.min(Duration::from_secs(365 * 24 * 3600))
+    Instant::now() + within_reason(limit)
+}
+
+/// A limit that the clock can tell.
+pub(super) fn within_reason(limit: Duration) -> Duration {
+    limit.min(Duration::from_secs(365 * 24 * 3600))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Settings;
 use super::encode::{self, Encoding};
 use super::framing::Decoded;
-use super::io::{Deadline, after};
+use super::io::{Deadline, after, within_reason};
 use super::parse::{self, ReceivedRequest, Refusal};
 use super::request_body::{self, Conn, Shared};
 use crate::drain::DrainWatch;
@@ -76,8 +76,17 @@ where
     let conn = Rc::new(RefCell::new(Conn::new(io, initial, settings.body_timeout)));
     let deadline = Deadline::default();
     let (write_due, informational) = (None, None);
-    let mut server =
-        Server { conn, connection, settings, deadline, write_due, taken: 0, informational, drain };
+    let mut server = Server {
+        conn,
+        connection,
+        settings,
+        deadline,
+        write_due,
+        taken: 0,
+        informational,
+        drain,
+        ended: None,
+    };
     let end = loop {
         let (mut progress, mut due) = (parse::Progress::default(), None);
         let next = poll_fn(|cx| server.poll_request(cx, &mut progress, &mut due)).await;
@@ -109,6 +118,8 @@ struct Server<'s, I> {
     taken: u64,
     informational: Option<Informational>,
     drain: DrainWatch,
+    /// When the last response ended, until someone asks: it saves a look at the clock.
+    ended: Option<Instant>,
 }
 
 /// What came of waiting for a request.
@@ -178,7 +189,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
         let limit = if idle { self.settings.idle_timeout } else { self.settings.head_timeout };
         let due = match due {
             Some((was_idle, due)) if *was_idle == idle => *due,
-            due => due.insert((idle, after(limit))).1,
+            due => {
+                let from = self.ended.take().unwrap_or_else(Instant::now);
+                due.insert((idle, from + within_reason(limit))).1
+            }
         };
         ready!(self.deadline.poll(cx, due));
         Poll::Ready(match idle {
@@ -325,7 +339,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
         let Sending { exchange, body, .. } = sending;
         drop(body);
         match sent {
-            Ok(()) => drop(exchange),
+            Ok(()) => self.ended = exchange.map(|exchange| exchange.end().into()),
             Err(end) => {
                 if let Some(mut exchange) = exchange
                     && exchange.fault.is_none()

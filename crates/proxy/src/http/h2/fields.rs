@@ -9,16 +9,25 @@ use crate::http::h1::names::is_forbidden_in_trailers;
 
 /// Fields that HTTP/2 has no place for (RFC 9113 section 8.2.2), and `Host`, which `:authority` replaces.
 fn is_connection_specific(name: &[u8]) -> bool {
-    ["connection", "host", "http2-settings", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"]
-        .iter()
-        .any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+    let other: &[u8] = match name.len() {
+        4 => b"host",
+        7 => b"upgrade",
+        10 if matches!(name[0], b'k' | b'K') => b"keep-alive",
+        10 => b"connection",
+        14 => b"http2-settings",
+        16 => b"proxy-connection",
+        17 => b"transfer-encoding",
+        _ => return false,
+    };
+    name.eq_ignore_ascii_case(other)
 }
 
 /// The end-to-end fields of a received message: without those that have no place in HTTP/2, which `h2`
-/// already refuses, and with the crumbs of `cookie` joined (RFC 9113 section 8.2.3). One allocation.
+/// already refuses, and with the crumbs of `cookie` joined (RFC 9113 section 8.2.3). Kept as HTTP/1.1 writes
+/// them, so that they can be copied to a backend at once.
 pub fn received(map: &HeaderMap) -> Headers {
     let cookies = map.get_all("cookie").iter().nth(1).is_some();
-    let len: usize = map.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
+    let len: usize = map.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     let mut raw = BytesMut::with_capacity(len);
     let mut ranges: smallvec::SmallVec<[(usize, usize, usize); 24]> = smallvec::SmallVec::new();
     for (name, value) in map {
@@ -28,22 +37,28 @@ pub fn received(map: &HeaderMap) -> Headers {
         let start = raw.len();
         raw.extend_from_slice(name.as_str().as_bytes());
         let middle = raw.len();
+        raw.extend_from_slice(b": ");
         raw.extend_from_slice(value.as_bytes());
         ranges.push((start, middle, raw.len()));
+        raw.extend_from_slice(b"\r\n");
     }
     if cookies {
         let start = raw.len();
         raw.extend_from_slice(b"cookie");
         let middle = raw.len();
+        raw.extend_from_slice(b": ");
         for (index, crumb) in map.get_all("cookie").iter().enumerate() {
             raw.extend_from_slice(if index > 0 { b"; " } else { b"" });
             raw.extend_from_slice(crumb.as_bytes());
         }
         ranges.push((start, middle, raw.len()));
+        raw.extend_from_slice(b"\r\n");
     }
     let mut headers = Headers::received(raw.freeze());
+    // And a few that are added on the way.
+    headers.reserve(ranges.len() + 6);
     for (start, middle, end) in ranges {
-        headers.push_raw(start..middle, middle..end);
+        headers.push_raw(start..middle, middle + 2..end);
     }
     headers
 }
@@ -61,7 +76,7 @@ pub fn received_trailers(map: &HeaderMap) -> Headers {
 /// When a name or value is not what the wire allows, or there are more than the map can hold.
 pub fn to_send(headers: &Headers) -> Result<HeaderMap, Fault> {
     let mut map = HeaderMap::with_capacity(headers.len() + 2);
-    for (name, value) in headers.iter() {
+    for (name, value) in headers.shared() {
         if is_connection_specific(name) {
             continue;
         }
@@ -71,7 +86,7 @@ pub fn to_send(headers: &Headers) -> Result<HeaderMap, Fault> {
         }
         let invalid = || Fault::new(FaultKind::Internal, "a header that HTTP/2 cannot carry");
         let name = HeaderName::from_bytes(name).map_err(|_| invalid())?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| invalid())?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| invalid())?;
         map.try_append(name, value).map_err(|_| invalid())?;
     }
     Ok(map)

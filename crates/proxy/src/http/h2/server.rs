@@ -457,7 +457,7 @@ mod tests {
         let test = async {
             let limits = Rc::new(Limits::default());
             let local = "127.0.0.1:1".parse().unwrap();
-            let connection = Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None });
+            let connection = Rc::new(Connection::new(local, local, 80));
             let recorder = recorder.clone();
             tokio::task::spawn_local(async move {
                 let drain = Drain::default();
@@ -534,7 +534,7 @@ mod tests {
         let test = async {
             let limits = Rc::new(Limits::default());
             let local = "127.0.0.1:1".parse().unwrap();
-            let connection = Rc::new(Connection { peer: local, local, port: 80, tls: None, taken: None });
+            let connection = Rc::new(Connection::new(local, local, 80));
             let recorder = Rc::new(Recorder::detached());
             tokio::task::spawn_local(async move {
                 let drain = Drain::default();
