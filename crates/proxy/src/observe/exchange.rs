@@ -213,11 +213,9 @@ impl Exchange {
     pub fn count_sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
     }
-}
 
-impl Exchange {
     /// Ends the record, as dropping it does, and tells when that was.
-    pub fn end(mut self: Box<Self>) -> Instant {
+    pub fn end(mut self) -> Instant {
         let now = Instant::now();
         self.close(now);
         now

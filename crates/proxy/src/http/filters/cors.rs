@@ -101,7 +101,7 @@ impl Cors {
         if any {
             headers.append("access-control-allow-origin", "*");
         } else {
-            headers.append("access-control-allow-origin", origin.to_vec());
+            headers.append("access-control-allow-origin", origin);
         }
         if self.credentials {
             headers.append("access-control-allow-credentials", "true");
@@ -125,22 +125,22 @@ impl Cors {
     fn answer_preflight(&self, headers: &mut Headers, method: &[u8], asked: Option<&[u8]>) {
         match &self.methods {
             List::None => {}
-            List::Of(methods) => headers.append("access-control-allow-methods", methods.clone()),
+            List::Of(methods) => headers.append("access-control-allow-methods", methods),
             List::All if !self.credentials => headers.append("access-control-allow-methods", "*"),
             List::All if Method::from_bytes(method).is_ok() => {
-                headers.append("access-control-allow-methods", method.to_vec());
+                headers.append("access-control-allow-methods", method);
             }
             List::All => {}
         }
         match (&self.headers, asked) {
             (List::None, _) => {}
-            (List::Of(names), _) => headers.append("access-control-allow-headers", names.clone()),
+            (List::Of(names), _) => headers.append("access-control-allow-headers", names),
             // Browsers do not take `*` to include Authorization; the names that were asked for do.
-            (List::All, Some(asked)) => headers.append("access-control-allow-headers", asked.to_vec()),
+            (List::All, Some(asked)) => headers.append("access-control-allow-headers", asked),
             (List::All, None) if !self.credentials => headers.append("access-control-allow-headers", "*"),
             (List::All, None) => {}
         }
-        headers.append("access-control-max-age", self.max_age.clone());
+        headers.append("access-control-max-age", &self.max_age);
     }
 
     fn expose(&self, headers: &mut Headers) {
@@ -241,10 +241,10 @@ mod tests {
 
     fn preflight(cors: &Cors, origin: &str, method: &str, headers: Option<&str>) -> Headers {
         let mut head = request("OPTIONS", "http://a/");
-        head.headers.append("Origin", origin.to_owned());
-        head.headers.append("Access-Control-Request-Method", method.to_owned());
+        head.headers.append("Origin", origin);
+        head.headers.append("Access-Control-Request-Method", method);
         if let Some(names) = headers {
-            head.headers.append("Access-Control-Request-Headers", names.to_owned());
+            head.headers.append("Access-Control-Request-Headers", names);
         }
         let response = cors.on_request(&head, &mut Effects::default()).expect("a preflight must not pass");
         assert_eq!(response.head.status, StatusCode::NO_CONTENT);
@@ -254,7 +254,7 @@ mod tests {
     fn response(cors: &Cors, origin: Option<&str>, backend: Headers) -> Headers {
         let mut head = request("GET", "http://a/");
         if let Some(origin) = origin {
-            head.headers.append("origin", origin.to_owned());
+            head.headers.append("origin", origin);
         }
         let mut effects = Effects::default();
         assert!(cors.on_request(&head, &mut effects).is_none());

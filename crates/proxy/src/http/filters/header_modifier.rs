@@ -66,7 +66,7 @@ impl HeaderModifier {
 
     fn apply(&self, headers: &mut Headers) {
         for (name, value) in &self.set {
-            headers.set(name.clone(), value.clone());
+            headers.set(name, value);
         }
         for (name, value) in &self.add {
             add(headers, name, value);
@@ -93,8 +93,8 @@ fn add(headers: &mut Headers, name: &Bytes, value: &Bytes) {
             some.then_some(joined)
         });
     match joined {
-        Some(joined) => headers.set(name.clone(), joined),
-        None => headers.append(name.clone(), value.clone()),
+        Some(joined) => headers.set(name, joined),
+        None => headers.append(name, value),
     }
 }
 

@@ -85,9 +85,9 @@ impl Addition {
         match self {
             Self::IfAbsent(name, _) if has(name) => {}
             Self::IfPresent(name, _) if !has(name) => {}
-            Self::Set(name, value) | Self::IfPresent(name, value) => headers.set(name.clone(), value.clone()),
+            Self::Set(name, value) | Self::IfPresent(name, value) => headers.set(name, value),
             Self::Append(name, value) | Self::IfAbsent(name, value) => {
-                headers.append(name.clone(), value.clone());
+                headers.append(name, value);
             }
         }
     }

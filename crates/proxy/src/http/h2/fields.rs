@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_the_wire_forbids_is_an_error() {
         let mut headers = Headers::default();
-        headers.append("x", b"a\r\nb".to_vec());
+        headers.append("x", b"a\r\nb");
         assert!(to_send(&headers).is_err());
     }
 }

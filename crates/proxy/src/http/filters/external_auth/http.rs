@@ -36,7 +36,7 @@ fn told(auth: &ExternalAuth, head: &RequestHead, prefix: &str) -> Result<Request
     let mut headers = Headers::default();
     for (name, value) in head.headers.iter() {
         if name.eq_ignore_ascii_case(b"authorization") || (auth.tells(name) && is_free(name)) {
-            headers.append(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+            headers.append(name, value);
         }
     }
     // HTTPAuthConfig: said even where there is none. The engine writes the length that it is.
@@ -81,7 +81,7 @@ fn take(request: &mut Headers, answer: &Headers, names: &[Arc<str>]) {
             }
     });
     for (name, value) in answer.iter().filter(|(name, _)| copied(name)) {
-        request.append(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        request.append(name, value);
     }
 }
 
