@@ -10,8 +10,13 @@ use portway_testkit::{Gateway, Origin};
 
 use crate::documents;
 
-/// What it may find, by section and title, and why.
-const ACCEPTED: [(&str, &str, &str); 0] = [];
+/// What it may find on a listener, by section and title, and why.
+const ACCEPTED: [(&str, &str, &str, &str); 1] = [(
+    "plain",
+    "http2/3.5",
+    "Sends invalid connection preface",
+    "the port speaks HTTP/1.1, too: what is no preface is a request of that, answered 400 before it is closed",
+)];
 
 const GATEWAY: &str = "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -76,13 +81,13 @@ async fn h2spec() -> anyhow::Result<()> {
     let certificate = Certificate::new(["a.example"])?;
     let yaml = documents([GATEWAY, &certificate.secret("infra", "cert"), &origin.service("apps", "origin")]);
     let gateway = Gateway::from_yaml(&yaml)?;
-    let accepted: BTreeSet<(String, String)> =
-        ACCEPTED.iter().map(|(section, title, _)| ((*section).to_owned(), (*title).to_owned())).collect();
     for (listener, tls) in [("plain", false), ("secure", true)] {
         let address = gateway.addr(listener)?;
         let (failed, all) = tokio::task::spawn_blocking(move || run(address, tls)).await??;
         assert!(all > 140, "h2spec ran {all} cases only");
-        assert_eq!(failed, accepted, "{listener}: what fails, and what may");
+        let accepted = ACCEPTED.iter().filter(|(on, ..)| *on == listener);
+        let accepted = accepted.map(|(_, section, title, _)| ((*section).to_owned(), (*title).to_owned()));
+        assert_eq!(failed, accepted.collect(), "{listener}: what fails, and what may");
     }
     Ok(())
 }
