@@ -173,7 +173,8 @@ impl Pools {
     ) -> Result<Rc<Lease>, Fault> {
         if backend.is_unresolved() {
             // Only right after the plan that brought the name.
-            let _ = tokio::time::timeout(self.limits.connect_timeout, backend.wait_resolved()).await;
+            let resolved = tokio::time::timeout(self.limits.connect_timeout, backend.wait_resolved());
+            let _ = Box::pin(resolved).await;
         }
         let endpoints = backend.endpoints();
         let endpoint = preferred
@@ -222,7 +223,8 @@ impl Pools {
         pool.clone()
     }
 
-    /// A connection for a try: one that idles, a shared one, or a new one.
+    /// A connection for a try: one that idles, a shared one, or a new one. What takes time is boxed, since
+    /// requests that find a connection would carry the room for it.
     ///
     /// # Errors
     /// [`FaultKind::Connect`] or [`FaultKind::UpstreamTls`] when there is none to be had;
@@ -234,7 +236,10 @@ impl Pools {
         let pool = &lease.pool;
         let permit = match pool.permits.try_take() {
             Some(permit) => permit,
-            None => pool.wait(&self.limits, self.limits.wait_timeout, pool.permits.wait()).await?,
+            None => {
+                let waiting = pool.wait(&self.limits, self.limits.wait_timeout, pool.permits.wait());
+                Box::pin(waiting).await?
+            }
         };
         lease.permit.replace(Some(permit));
         if protocol == Protocol::H1 {
@@ -245,7 +250,7 @@ impl Pools {
                 }
             }
         }
-        let stream = pool.connect(&self.limits, b"http/1.1").await?;
+        let stream = Box::pin(pool.connect(&self.limits, b"http/1.1")).await?;
         Ok(Connection::H1 { client: h1::Client::new(stream), reused: false })
     }
 
@@ -458,7 +463,8 @@ impl Pool {
         }
         let begun = Instant::now();
         // The time for waiting is apart from the time for connecting.
-        self.wait(limits, limits.wait_timeout + limits.connect_timeout + limits.handshake_timeout, async {
+        let at_most = limits.wait_timeout + limits.connect_timeout + limits.handshake_timeout;
+        Box::pin(self.wait(limits, at_most, async {
             loop {
                 let room = self.room.notified();
                 {
@@ -483,7 +489,7 @@ impl Pool {
                 }
                 room.await;
             }
-        })
+        }))
         .await?
     }
 
