@@ -1,5 +1,6 @@
 //! `portway explain`: what happens to one request, and which line of which file has it so.
 
+mod asked;
 mod filters;
 mod l4;
 mod story;
@@ -67,7 +68,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// What is asked about.
 enum Asked {
-    Request(story::Asked),
+    Request(asked::Asked),
     Connection(Uri),
 }
 
@@ -82,9 +83,11 @@ fn asked(args: &Args) -> anyhow::Result<Asked> {
     };
     let method = Method::from_bytes(args.method_or_url.as_bytes())
         .with_context(|| format!("{:?} is no method (RFC 9110 section 9.1)", args.method_or_url))?;
-    let url: Uri = text.parse().with_context(|| format!("{text:?} is no URL"))?;
+    let url: Uri = text.parse().with_context(|| {
+        format!("{text:?} is no URL; write it with its scheme, such as http://localhost/")
+    })?;
     if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-        bail!("{text:?} is no http or https URL");
+        bail!("{text:?} is no http or https URL; write it with its scheme, such as http://localhost/");
     }
     let header = |text: &String| match text.split_once(':') {
         Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
@@ -92,5 +95,5 @@ fn asked(args: &Args) -> anyhow::Result<Asked> {
     };
     let headers = args.headers.iter().map(header).collect::<anyhow::Result<_>>()?;
     let server_name = args.server_name.as_ref().map(|name| name.to_ascii_lowercase());
-    Ok(Asked::Request(story::Asked { method, url, headers, server_name }))
+    Ok(Asked::Request(asked::Asked { method, url, headers, server_name }))
 }

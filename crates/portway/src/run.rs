@@ -151,7 +151,7 @@ fn start(args: &Args, told: &Arc<Mutex<Told>>) -> anyhow::Result<Proxy> {
     match Proxy::start(options.clone()) {
         // Nobody asked for the default address; a second Portway on the machine can do without it.
         Err(StartError::Admin { address, error }) if args.data_plane.default_admin() => {
-            tracing::warn!(%address, %error, "no admin server; choose another address with --admin");
+            tracing::warn!(%address, %error, "serving without an admin address (--admin chooses another)");
             Proxy::start(Options { admin: None, ..options }).context("cannot start")
         }
         other => other.context("cannot start"),

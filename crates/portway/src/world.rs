@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use portway_api::core::Service;
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::{KindId, ObjectKey, Time};
 use portway_plan::{BackendKey, Plan};
@@ -106,17 +107,69 @@ pub(crate) fn no_endpoints<'a>(
             "NoEndpoints: no EndpointSlice says where port {} is; requests to it get 503",
             backend.port
         );
-        let hint = format!(
-            "add an EndpointSlice with the label kubernetes.io/service-name: {}, or have an echo started by the \
-             annotation portway.dev/demo-echo: \"1\" (docs/guide/files.md)",
-            backend.object.name
-        );
+        let hint = misnamed(backend, resources).unwrap_or_else(|| {
+            format!(
+                "add an EndpointSlice with the label kubernetes.io/service-name: {}, or have an echo started by the \
+                 annotation portway.dev/demo-echo: \"1\" (docs/guide/files.md)",
+                backend.object.name
+            )
+        });
         Some(places.at(Diagnostic::warning(message).hint(hint), &key, ""))
     };
     backends.into_iter().filter_map(warning).collect()
 }
 
+/// What to do about EndpointSlices of a Service that have ports, but none of the name that the Service's has.
+fn misnamed(backend: &BackendKey, resources: &Resources) -> Option<String> {
+    let (namespace, name) = (&backend.object.namespace, &backend.object.name);
+    let service = resources.get::<Service>(namespace, name)?;
+    let port = service.spec.ports.iter().find(|port| port.port == i32::from(backend.port))?;
+    let wanted = port.name.as_deref().unwrap_or_default();
+    let slice = resources.endpoint_slices(namespace, name).next()?;
+    let names: Vec<_> =
+        slice.spec.ports.iter().map(|port| port.name.as_deref().unwrap_or_default()).collect();
+    (!names.is_empty() && !names.contains(&wanted)).then(|| {
+        format!(
+            "the port is named {wanted:?} in the Service and {} in {}; name both alike",
+            names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
+            slice.key
+        )
+    })
+}
+
 fn diagnostic(key: &ObjectKey, problem: &Problem, places: &mut Places<'_>) -> Diagnostic {
     let message = format!("{}: {}", problem.reason, problem.message);
     places.at(Diagnostic::warning(message), key, &problem.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use portway_plan::ObjectRef;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_has_another_name_in_the_slice_is_told() {
+        let objects = "\
+apiVersion: v1
+kind: Service
+metadata: {name: app, namespace: a}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app-1, namespace: a, labels: {kubernetes.io/service-name: app}}
+addressType: IPv4
+ports: [{name: web, port: 3000}]
+endpoints: [{addresses: [127.0.0.1]}]
+";
+        let told = |objects: &str| {
+            let resources = Resources::from_documents(objects).expect("valid objects");
+            let object = ObjectRef { kind: "Service".into(), namespace: "a".into(), name: "app".into() };
+            misnamed(&BackendKey::tcp(object, 80), &resources)
+        };
+        let hint = told(objects).expect("the names differ");
+        assert!(hint.contains(r#""http""#) && hint.contains(r#""web" in EndpointSlice a/app-1"#), "{hint}");
+        assert_eq!(told(&objects.replace("web", "http")), None);
+    }
 }

@@ -112,8 +112,32 @@ fn explain_tells_why_nothing_serves() -> anyhow::Result<()> {
         refused["answer"]["why"].as_str().is_some_and(|why| why.contains("handshake is refused")),
         "{refused}"
     );
+    let other = explain(&["GET", "https://shop.example.org:8443/", "-H", "host: shop.example.com"])?;
+    let why = other["answer"]["why"].as_str();
+    assert!(why.is_some_and(|why| why.contains("is for \"shop.example.org\"")), "{other}");
+    let unnamed = explain(&["GET", "https://127.0.0.1:8443/"])?;
+    assert_eq!(unnamed["answer"]["status"], 404, "{unnamed}");
     let closed = explain(&["GET", "https://shop.example.com:9999/"])?;
     assert!(closed["answer"]["why"].as_str().is_some_and(|why| why.contains("8443")), "{closed}");
+    Ok(())
+}
+
+#[test]
+fn explain_tells_of_a_route_for_all_hosts_that_is_not_attached() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(
+        folder.path().join("web.yaml"),
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: portway}\n\
+         spec: {controllerName: portway.dev/gateway-controller}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: web}\n\
+         spec: {gatewayClassName: portway, listeners: [{name: http, protocol: HTTP, port: 8080}]}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: app}\n\
+         spec: {parentRefs: [{name: webb}]}\n",
+    )?;
+    let told =
+        portway(&["explain", "-f", &folder.path().to_string_lossy(), "GET", "http://localhost:8080/"])?;
+    let said = text(&told.stdout);
+    assert!(said.contains("NotFound: there is no Gateway default/webb"), "{said}");
     Ok(())
 }
 

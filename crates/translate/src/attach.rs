@@ -195,6 +195,9 @@ fn not_allowed(route: &ObjectKey, parent: &ObjectKey, listeners: &[&ListenerView
     let reasons: Vec<_> = listeners
         .iter()
         .map(|listener| {
+            if listener.protocol.is_none() {
+                return format!("listener {} has a protocol that is not supported", listener.id.name);
+            }
             let kinds: Vec<_> = listener.kinds.iter().map(|kind| kind.as_str()).collect();
             let kinds =
                 if kinds.is_empty() { "no routes".to_owned() } else { format!("{}s", kinds.join("s and ")) };
@@ -202,10 +205,12 @@ fn not_allowed(route: &ObjectKey, parent: &ObjectKey, listeners: &[&ListenerView
             format!("listener {} takes {kinds} from {from}", listener.id.name)
         })
         .collect();
+    let field =
+        if listeners.iter().any(|listener| listener.protocol.is_some()) { " (allowedRoutes)" } else { "" };
     Refusal {
         reason: "NotAllowedByListeners",
         message: format!(
-            "{parent} takes no {} from namespace {} here: {} (allowedRoutes)",
+            "{parent} takes no {} from namespace {} here: {}{field}",
             route.kind,
             route.namespace,
             reasons.join("; ")

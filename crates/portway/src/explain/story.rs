@@ -17,20 +17,11 @@ use portway_proxy::observe::Metrics;
 use portway_proxy::upstream::BackendMap;
 use serde::Serialize;
 
+use super::asked::Asked;
 use super::filters;
 use crate::demo;
 use crate::places::Places;
 use crate::world::World;
-
-/// The request that is asked about.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) method: Method,
-    pub(super) url: Uri,
-    pub(super) headers: Vec<(String, String)>,
-    /// The TLS server name, where it is not the URL's host.
-    pub(super) server_name: Option<String>,
-}
 
 /// What happens to a request.
 #[derive(Debug, Default, Serialize)]
@@ -151,7 +142,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn fault(kind: FaultKind, why: impl Into<String>) -> Self {
+    pub(super) fn fault(kind: FaultKind, why: impl Into<String>) -> Self {
         Self { status: Some(kind.status().as_u16()), why: why.into(), location: None }
     }
 }
@@ -171,7 +162,7 @@ pub(super) fn tell(asked: &Asked, world: &World, places: &mut Places<'_>) -> Sto
         else {
             break;
         };
-        let asked = Asked { url: next, server_name: None, ..asked.clone() };
+        let asked = asked.redirected(next);
         let then = Telling { world, places }.one(&asked);
         if then.listener.is_none() {
             break;
@@ -200,12 +191,13 @@ impl Telling<'_, '_> {
         &self.world.translation.plan
     }
 
-    /// Routes that name this host and have something in their way.
+    /// Routes that are for this host, or for all, and have something in their way.
     fn refused(&mut self, host: &str) -> Vec<RefusedPart> {
         let host = host.to_ascii_lowercase();
         let resources = &self.world.resources;
         let names = |hostnames: &[String]| {
-            hostnames.iter().any(|name| HostPattern::parse(name).is_ok_and(|pattern| pattern.matches(&host)))
+            let fits = |name: &String| HostPattern::parse(name).is_ok_and(|pattern| pattern.matches(&host));
+            hostnames.is_empty() || hostnames.iter().any(fits)
         };
         let http =
             resources.all::<HTTPRoute>().filter(|route| names(&route.spec.hostnames)).map(|route| &route.key);
@@ -229,15 +221,16 @@ impl Telling<'_, '_> {
     }
 
     fn tell(&mut self, asked: &Asked, story: &mut Story) -> Result<(), Answer> {
-        let head = head(asked)?;
+        let head = asked.head()?;
         let tls = head.scheme == Scheme::Https;
-        let port = self.port(&head, tls, story)?;
+        let port = self.port(&asked.url, &head, tls, story)?;
         let table = PortTable::compile(&port, None, &BackendMap::default(), &Metrics::new(1));
-        let server_name = asked.server_name.clone().unwrap_or_else(|| head.authority.host().to_owned());
-        let tls_info = tls.then(|| TlsInfo { server_name: Some(server_name.as_str().into()) });
-        if tls && table.select_listener(true, &server_name).is_none() {
+        let server_name = asked.server_name();
+        let tls_info = tls.then(|| TlsInfo { server_name: server_name.as_deref().map(Into::into) });
+        let named = server_name.map_or_else(|| "no server name".to_owned(), |name| format!("{name:?}"));
+        if tls_info.as_ref().is_some_and(|tls| table.shown_listener(tls).is_none()) {
             let why = format!(
-                "the TLS handshake is refused: no listener of port {} is for {server_name:?} (they are for {})",
+                "the TLS handshake is refused: no listener of port {} is for {named} (they are for {})",
                 port.port,
                 some(port.listeners.iter().map(|listener| listener.hostname.to_string()))
             );
@@ -269,7 +262,7 @@ impl Telling<'_, '_> {
             }
             Err(FaultKind::Misdirected) => {
                 let why = format!(
-                    "the TLS connection was made for {server_name:?}, which is another listener than that of {}; a \
+                    "the TLS connection was made for {named}, which is another listener than that of {}; a \
                      client that reuses the connection is told to open a new one",
                     head.authority.host()
                 );
@@ -299,7 +292,7 @@ impl Telling<'_, '_> {
     }
 
     /// The port that the URL means: the one it names, else its scheme's own, else the only one that speaks it.
-    fn port(&self, head: &RequestHead, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
+    fn port(&self, url: &Uri, head: &RequestHead, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
         let speaks = |port: &&Arc<Port>| {
             port.listeners.iter().any(|listener| match listener.protocol {
                 ListenerProtocol::Http => !tls,
@@ -307,13 +300,13 @@ impl Telling<'_, '_> {
                 _ => false,
             })
         };
-        let wanted = head.authority.port().unwrap_or(head.scheme.default_port());
+        let wanted = url.port_u16().unwrap_or(head.scheme.default_port());
         if let Some(port) = self.plan().ports.iter().filter(speaks).find(|port| port.port == wanted) {
             return Ok(Arc::clone(port));
         }
         let scheme = head.scheme.as_str();
         let candidates: Vec<&Arc<Port>> = self.plan().ports.iter().filter(speaks).collect();
-        match (head.authority.port(), candidates.as_slice()) {
+        match (url.port_u16(), candidates.as_slice()) {
             (None, [port, ..]) => {
                 story.notes.push(format!("no listener has port {wanted}; taken for port {}", port.port));
                 Ok(Arc::clone(port))
@@ -471,36 +464,6 @@ pub(super) fn some(names: impl Iterator<Item = String>) -> String {
     names.truncate(MOST_NAMES);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     names.join(", ") + &more
-}
-
-fn head(asked: &Asked) -> Result<RequestHead, Answer> {
-    let refuse = |why: String| Answer::fault(FaultKind::BadRequest, why);
-    let scheme = match asked.url.scheme_str() {
-        Some("https") => Scheme::Https,
-        _ => Scheme::Http,
-    };
-    let mut host = asked.url.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
-    let mut headers = Headers::default();
-    for (name, value) in &asked.headers {
-        if name.eq_ignore_ascii_case("host") {
-            host.clone_from(value);
-        } else {
-            headers.append(name.to_lowercase(), value.clone());
-        }
-    }
-    let authority = Authority::parse(host.clone().into())
-        .map_err(|_| refuse(format!("{host:?} is no host (RFC 3986 section 3.2)")))?;
-    let target = asked.url.path_and_query().map_or("/", |target| target.as_str());
-    let target = path::normalise(&target.to_owned().into())
-        .map_err(|_| refuse(format!("the path of {target:?} is malformed or leads out of the root")))?;
-    Ok(RequestHead {
-        method: asked.method.clone(),
-        scheme,
-        authority,
-        target,
-        version: Version::Http11,
-        headers,
-    })
 }
 
 /// What a filter answers in place of a backend.

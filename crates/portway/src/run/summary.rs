@@ -163,7 +163,8 @@ fn fails(rule: &Rule, plan: &Plan) -> bool {
 fn of_rule(rule: &Rule, plan: &Plan) -> String {
     let redirect = rule.filters.iter().find_map(|filter| match filter {
         Filter::Redirect(redirect) => {
-            Some(format!("{} to {}", redirect.status, redirect.scheme.as_deref().unwrap_or("elsewhere")))
+            let to = redirect.hostname.as_deref().or(redirect.scheme.as_deref());
+            Some(format!("{} to {}", redirect.status, to.unwrap_or("another URL")))
         }
         _ => None,
     });
