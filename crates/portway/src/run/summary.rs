@@ -10,7 +10,8 @@ use std::time::Duration;
 use portway_api::diagnostic::Diagnostic;
 use portway_api::object::KindId;
 use portway_plan::{
-    Filter, Listener, ListenerProtocol, ObjectRef, Plan, Rule, Share, Source, Target, Transport,
+    Entry, Filter, Listener, ListenerProtocol, ObjectRef, PathMatch, Plan, Rule, Share, Source, Target,
+    Transport,
 };
 use portway_proxy::Applied;
 use portway_store::{Change, Changes, Resources};
@@ -114,23 +115,28 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
         );
     }
     for host in &listener.hosts {
-        let mut routes: Vec<(&Arc<ObjectRef>, Vec<&Rule>)> = Vec::new();
+        let mut routes: Vec<(&Arc<ObjectRef>, Vec<&Entry>)> = Vec::new();
         for entry in &host.entries {
-            let rule = &*entry.rule;
-            match routes.iter_mut().find(|(object, _)| *object == &rule.source.object) {
-                Some((_, rules)) if rules.iter().any(|known| known.source == rule.source) => {}
-                Some((_, rules)) => rules.push(rule),
-                None => routes.push((&rule.source.object, vec![rule])),
+            let source = &entry.rule.source;
+            match routes.iter_mut().find(|(object, _)| *object == &source.object) {
+                Some((_, firsts)) if firsts.iter().any(|known| known.rule.source == *source) => {}
+                Some((_, firsts)) => firsts.push(entry),
+                None => routes.push((&source.object, vec![entry])),
             }
         }
         for (object, rules) in routes {
-            let failing = rules.iter().filter(|rule| fails(rule, plan)).count();
+            let failing = rules.iter().filter(|entry| fails(&entry.rule, plan)).count();
             let mark = match failing {
                 0 => style.good("✓"),
                 some if some == rules.len() => style.bad("✗"),
                 _ => style.warn("!"),
             };
-            let to: Vec<String> = rules.into_iter().map(|rule| of_rule(rule, plan)).collect();
+            let several = rules.len() > 1;
+            let to = rules.into_iter().map(|entry| match &entry.rule.source.section {
+                None if several => format!("{} {}", path(&entry.path), of_rule(&entry.rule, plan)),
+                _ => of_rule(&entry.rule, plan),
+            });
+            let to: Vec<String> = to.collect();
             let _ = writeln!(
                 out,
                 "    {mark} {:<22} {object} {}",
@@ -138,6 +144,17 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
                 style.dim(to.join("; "))
             );
         }
+    }
+}
+
+/// What tells rules without names apart, in few words.
+fn path(path: &PathMatch) -> &str {
+    match path {
+        PathMatch::Prefix(prefix) if prefix.is_empty() => "/",
+        PathMatch::Exact(path) | PathMatch::Prefix(path) => path,
+        // It may have anything in it, also what a terminal would obey.
+        PathMatch::Regex(regex) if regex.0.bytes().all(|byte| byte.is_ascii_graphic()) => &regex.0,
+        PathMatch::Regex(_) => "a pattern",
     }
 }
 
@@ -301,4 +318,48 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use portway_translate::Translator;
+
+    use super::*;
+
+    #[test]
+    fn rules_without_names_are_told_apart_by_their_paths() {
+        let objects = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: portway}
+spec: {controllerName: portway.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: web}
+spec: {gatewayClassName: portway, listeners: [{name: http, protocol: HTTP, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: app}
+spec:
+  parentRefs: [{name: web}]
+  rules:
+    - matches: [{path: {value: /docs}}]
+      filters: [{type: RequestRedirect, requestRedirect: {hostname: docs.example.com}}]
+    - backendRefs: [{name: app, port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec: {ports: [{port: 80}]}
+";
+        let resources = Resources::from_documents(objects).expect("valid objects");
+        let options = world::options(world::machine());
+        let plan = Translator::new().update(&resources, &Changes::default(), &options).plan;
+        let no_terminal = Style::of(&tempfile::tempfile().expect("a file"));
+        let mut out = String::new();
+        listener(&mut out, &plan.ports[0].listeners[0], &plan, "[::]:80", no_terminal);
+        assert!(out.contains("/docs → 302 to docs.example.com; / → 503 app has no endpoints"), "{out}");
+    }
 }
