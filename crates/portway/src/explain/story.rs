@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Uri};
+use http::Uri;
 use portway_api::gateway::{GRPCRoute, HTTPRoute};
 use portway_api::object::ObjectKey;
 use portway_plan::{
@@ -12,7 +12,7 @@ use portway_plan::{
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::filters::Effects;
 use portway_proxy::http::route::{Criterion, EntryTrace, Failure, Matched, PortTable, Trace};
-use portway_proxy::http::{Authority, Headers, RequestHead, Response, Scheme, TlsInfo, Version, path};
+use portway_proxy::http::{RequestHead, Response, Scheme, TlsInfo};
 use portway_proxy::observe::Metrics;
 use portway_proxy::upstream::BackendMap;
 use serde::Serialize;
