@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The scenarios, as bench/README.md names them.
-    #[arg(long, default_value = "a,b,c,d,e,f,g,h")]
+    #[arg(long, default_value = "a,b,c,d,e,f,g,h,m")]
     scenario: String,
     /// The proxies to measure; all that are installed unless given.
     #[arg(long)]
@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// First installs the peers and load generators: Debian 12, as root, some minutes.
     #[arg(long)]
     install: bool,
+    /// Writes the tables and marks into docs/performance.md; measures memory and two workers, too.
+    #[arg(long)]
+    write: bool,
     /// Instead measures 10,000 HTTPRoutes in files: start, memory, one changed route.
     #[arg(long)]
     scale: bool,
@@ -39,19 +42,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return step(Command::new(kit.join("scale.py")).current_dir(root));
     }
     step(&mut Command::new(kit.join("gen.py")))?;
-    let mut bench = Command::new(kit.join("bench.py"));
-    bench.args([
-        "run",
-        &args.scenario,
-        "--rounds",
-        &args.rounds.to_string(),
-        "--secs",
-        &args.secs.to_string(),
-    ]);
-    if let Some(peers) = &args.peers {
-        bench.args(["--peers", peers]);
+    let results = root.join("target/bench");
+    std::fs::create_dir_all(&results)?;
+    let json = |name: &str| results.join(name).with_extension("json");
+    let (rounds, secs) = (args.rounds.to_string(), args.secs.to_string());
+    let measure = |arguments: &[&str], peers: Option<&str>, name: &str| {
+        let mut bench = Command::new(kit.join("bench.py"));
+        bench.args(arguments).args(["--rounds", &rounds, "--secs", &secs]).arg("--json").arg(json(name));
+        if let Some(peers) = peers {
+            bench.args(["--peers", peers]);
+        }
+        step(bench.current_dir(root))
+    };
+    measure(&["run", &args.scenario], args.peers.as_deref(), "run")?;
+    if !args.write {
+        return Ok(());
     }
-    step(bench.current_dir(root))
+    measure(&["run", "a", "--set", "w2"], Some("portway"), "w2")?;
+    measure(&["mem"], args.peers.as_deref(), "mem")?;
+    step(Command::new(kit.join("report.py")).args(["run", "w2", "mem"].map(json)))
 }
 
 fn step(command: &mut Command) -> anyhow::Result<()> {
