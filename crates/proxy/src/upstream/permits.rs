@@ -42,6 +42,10 @@ impl Permits {
             // One who gives up passes the news on to the next.
             self.freed.notified().await;
             if let Some(permit) = self.take() {
+                // Of several that were freed at once, the news may have reached this one alone.
+                if self.free.get() > 0 {
+                    self.freed.notify_one();
+                }
                 return permit;
             }
         }
@@ -88,5 +92,33 @@ mod tests {
         drop(second);
         drop(third.await);
         assert!(permits.try_take().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_freed_at_once_reaches_all_who_wait() {
+        let permits = Permits::new(3);
+        let taken = [(); 3].map(|()| permits.try_take().unwrap());
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(permits.wait())).collect();
+        let mut held = Vec::new();
+        poll_fn(|cx| {
+            assert!(waiting[0].as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(taken);
+        poll_fn(|cx| {
+            // Two more come before the one that waits has seen the news, and all are polled once again.
+            for _ in 0..2 {
+                for index in (0..waiting.len()).rev() {
+                    if let Poll::Ready(permit) = waiting[index].as_mut().poll(cx) {
+                        held.push(permit);
+                        drop(waiting.remove(index));
+                    }
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(held.len(), 3, "permits are free, and nobody is told");
     }
 }
