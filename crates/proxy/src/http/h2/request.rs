@@ -37,6 +37,11 @@ pub(super) fn receive(parts: &Parts, secure: bool, limits: &Limits) -> Outcome {
     if parts.headers.values().any(|value| value.as_bytes().iter().any(|b| *b >= 0x80)) {
         return bad("a header value outside ASCII");
     }
+    // RFC 9113 section 8.2.1. What is matched here with its blanks, HTTP/1.1 backends read without.
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if parts.headers.values().map(http::HeaderValue::as_bytes).any(|v| blank(v.first()) || blank(v.last())) {
+        return bad("a header value with blanks around it");
+    }
     let authority = authority(parts)?;
     let target = target(parts, limits)?;
     let content_length = content_length(&parts.headers)?;
@@ -152,6 +157,9 @@ mod tests {
         assert_eq!(refused("GET", a, &[("content-length", "+1")]), Some(400));
         assert_eq!(refused("GET", a, &[("content-length", "1"), ("content-length", "1")]), Some(400));
         assert_eq!(refused("GET", a, &[("expect", "tea")]), Some(417));
+        assert_eq!(refused("GET", a, &[("x", " b")]), Some(400));
+        assert_eq!(refused("GET", a, &[("x", "b\t")]), Some(400));
+        assert_eq!(refused("GET", a, &[("x", "b c"), ("y", "")]), None);
         assert_eq!(refused("CONNECT", "a:443", &[]), Some(501));
         assert_eq!(refused("GET", &format!("https://a/{}", "x".repeat(20_000)), &[]), Some(414));
     }
