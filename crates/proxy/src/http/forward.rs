@@ -226,6 +226,8 @@ impl Forward<'_> {
                     expects_continue: self.expects_continue,
                     upgrade: self.upgrade.clone(),
                     informational: self.informational.clone(),
+                    // A frame of HTTP/2 holds no more.
+                    read_limit: if self.head.version == Version::Http2 { 16 * 1024 } else { usize::MAX },
                     recycle: Some(lease.clone()),
                 };
                 client.send(&self.head, self.body.attempt(lease), options).await

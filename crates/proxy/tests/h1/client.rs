@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::{Answer, Client, Progress, Recycle, SendError, SendOptions};
-use portway_proxy::http::{Authority, Body, Headers, RequestHead, Scheme, Target, Version};
+use portway_proxy::http::{Authority, Body, Frame, Headers, RequestHead, Scheme, Target, Version};
 use tokio::net::TcpStream;
 
 use crate::harness::{channel, collect, pair, read_to_end, read_until, run, write};
@@ -44,6 +44,7 @@ pub(crate) fn options(pool: &Rc<Pool>) -> SendOptions<TcpStream> {
         expects_continue: false,
         upgrade: None,
         informational: None,
+        read_limit: usize::MAX,
         recycle: Some(pool.clone() as Rc<dyn Recycle<TcpStream>>),
     }
 }
@@ -113,6 +114,30 @@ fn a_body_that_is_here_is_sent_without_asking() {
         let (answer, seen) = tokio::join!(Client::new(near).send(&head, body, options), backend);
         assert!(answer.is_ok());
         assert_eq!(seen, "POST / HTTP/1.1\r\nHost: Shop:80\r\ncontent-length: 5\r\n\r\nbody!");
+    });
+}
+
+#[test]
+fn no_more_is_held_of_an_answer_than_is_read_at_once() {
+    run(async {
+        let (near, mut far) = pair().await;
+        let pool = Rc::new(Pool::default());
+        let head = head(Method::GET, "/", Headers::default());
+        let options = SendOptions { read_limit: 1000, ..options(&pool) };
+        let text = "x".repeat(20_000);
+        let backend = async {
+            read_until(&mut far, "\r\n\r\n").await;
+            write(&mut far, &format!("HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n{text}")).await;
+        };
+        let (answer, ()) = tokio::join!(Client::new(near).send(&head, Body::Empty, options), backend);
+        let mut body = answer.ok().unwrap().body;
+        let mut received = 0;
+        while let Some(frame) = body.frame().await {
+            let Frame::Data(data) = frame.unwrap() else { panic!("trailers") };
+            assert!(data.len() <= 1000, "{}", data.len());
+            received += data.len();
+        }
+        assert_eq!((received, pool.len()), (20_000, 1));
     });
 }
 

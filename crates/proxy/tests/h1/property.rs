@@ -190,7 +190,7 @@ proptest! {
                 headers: headers(&request),
             };
             let options =
-                SendOptions { expects_continue: false, upgrade: None, informational: None, recycle: None };
+                SendOptions { expects_continue: false, upgrade: None, informational: None, read_limit: usize::MAX, recycle: None };
             let sent = Client::new(near).send(&head, body(&request, known.0), options).await;
             let mut answer = sent.ok().unwrap();
             assert_eq!(answer.head.status.as_u16(), status);

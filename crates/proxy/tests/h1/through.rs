@@ -55,6 +55,7 @@ async fn forward(request: Request, seen: Seen, backends: Backends) -> Response {
         expects_continue: request.expects_continue,
         upgrade: request.upgrade,
         informational: request.informational,
+        read_limit: usize::MAX,
         recycle: None,
     };
     match Client::new(near).send(&request.head, request.body, options).await {
@@ -167,6 +168,7 @@ fn a_small_exchange_is_one_read_and_one_write_on_each_side() {
                     expects_continue: false,
                     upgrade: None,
                     informational: None,
+                    read_limit: usize::MAX,
                     recycle: None,
                 };
                 let sent = Client::new(near).send(&request.head, request.body, options).await;

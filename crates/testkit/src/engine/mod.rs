@@ -209,6 +209,7 @@ async fn forward(request: Request, story: Rc<Story>) -> Response {
         expects_continue: false,
         upgrade: request.upgrade,
         informational: None,
+        read_limit: usize::MAX,
         recycle: None::<Rc<dyn Recycle<Pieces>>>,
     };
     let result = Client::new(io).send(&request.head, body, options).await;
@@ -306,7 +307,13 @@ pub async fn fetch(pieces: Vec<Bytes>, method: Method) -> Fetched {
 async fn ask(pieces: Vec<Bytes>, method: Method, kept: Rc<Kept>) -> Result<Response, &'static str> {
     let io = Pieces::new(pieces, Rc::default());
     let recycle = Some(kept as Rc<dyn Recycle<Pieces>>);
-    let options = SendOptions { expects_continue: false, upgrade: None, informational: None, recycle };
+    let options = SendOptions {
+        expects_continue: false,
+        upgrade: None,
+        informational: None,
+        read_limit: usize::MAX,
+        recycle,
+    };
     match Client::new(io).send(&head(method), Body::Empty, options).await {
         Ok(answer) => Ok(Response { head: answer.head, body: answer.body, tunnel: None, exchange: None }),
         Err(error) => Err(error.fault.kind.reason()),

@@ -52,6 +52,9 @@ pub struct SendOptions<I> {
     pub upgrade: Option<Bytes>,
     /// Told of 1xx responses other than 100 and 101.
     pub informational: Option<Informational>,
+    /// Bytes of the answer that are read at once: what is held of it while the client takes nothing. There are
+    /// many streams on a client's connection of HTTP/2, each with an answer of its own.
+    pub read_limit: usize,
     /// Where the connection goes afterwards; `None`: it is closed.
     pub recycle: Option<Rc<dyn Recycle<I>>>,
 }
@@ -122,7 +125,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Client<I> {
         options: SendOptions<I>,
     ) -> Result<Answer, SendError> {
         let Self { mut wire } = self;
-        let SendOptions { expects_continue, upgrade, informational, recycle } = options;
+        let SendOptions { expects_continue, upgrade, informational, read_limit, recycle } = options;
         wire.wrote = false;
         // A body that is here already is not waited for.
         let expects_continue = expects_continue && matches!(body, Body::Stream(_));
@@ -142,6 +145,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Client<I> {
             progress: parse::Progress::default(),
             answered: false,
             interim: 0,
+            read_limit,
             to_head: head.method == Method::HEAD,
         };
         match poll_fn(|cx| sending.poll_answer(cx, informational.as_ref())).await {
@@ -249,6 +253,7 @@ struct Sending<I> {
     /// Something of an answer has come.
     answered: bool,
     interim: u8,
+    read_limit: usize,
     to_head: bool,
 }
 
@@ -267,7 +272,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Sending<I> {
             let received = match parsed {
                 Ok(Some(received)) => received,
                 Err(Malformed(detail)) => return Poll::Ready(Err(protocol(detail))),
-                Ok(None) => match ready!(self.wire.poll_fill(cx, usize::MAX)) {
+                Ok(None) => match ready!(self.wire.poll_fill(cx, self.read_limit)) {
                     Ok(1..) => {
                         self.answered = true;
                         continue;
@@ -336,8 +341,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Sending<I> {
             Decoder::Done => Some(Body::Empty),
             _ => None,
         };
-        let Self { wire, upload, .. } = self;
-        let mut response = Download { wire: Some(wire), upload, decoder, recycle };
+        let Self { wire, upload, read_limit, .. } = self;
+        let mut response = Download { wire: Some(wire), upload, decoder, read_limit, recycle };
         let body = match whole {
             Some(body) => {
                 response.release();
@@ -354,6 +359,7 @@ struct Download<I> {
     wire: Option<Wire<I>>,
     upload: Upload,
     decoder: Decoder,
+    read_limit: usize,
     recycle: Option<Rc<dyn Recycle<I>>>,
 }
 
@@ -385,7 +391,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> BodySource for Download<I> {
                 Err(Malformed(detail)) => break Some(Err(protocol(detail))),
                 Ok(Decoded::More) => {}
             }
-            match ready!(wire.poll_fill(cx, usize::MAX)) {
+            match ready!(wire.poll_fill(cx, self.read_limit)) {
                 Ok(1..) => {}
                 Ok(_) if matches!(self.decoder, Decoder::UntilClose) => break None,
                 Ok(_) => break Some(Err(closed("closed within the body"))),
