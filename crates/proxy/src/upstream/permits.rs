@@ -17,6 +17,22 @@ pub(super) struct Permits {
 #[derive(Debug)]
 pub(super) struct Permit(Rc<Permits>);
 
+/// Counts one who waits until it is dropped.
+pub(super) struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 impl Permits {
     pub(super) fn new(count: usize) -> Rc<Self> {
         Rc::new(Self { free: Cell::new(count), waiting: Cell::default(), freed: Notify::new() })
@@ -30,14 +46,7 @@ impl Permits {
 
     /// Waits for a permit, behind those that wait already.
     pub(super) async fn wait(self: &Rc<Self>) -> Permit {
-        struct Waiting<'a>(&'a Cell<usize>);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() - 1);
-            }
-        }
-        self.waiting.set(self.waiting.get() + 1);
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = Waiting::begin(&self.waiting);
         loop {
             // One who gives up passes the news on to the next.
             self.freed.notified().await;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::backend::now_ms;
 use super::connect::{Secure, connect};
-use super::permits::{Permit, Permits};
+use super::permits::{Permit, Permits, Waiting};
 use super::tls::{ClientTls, ClientTlsId};
 use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport};
 use crate::fault::{Fault, FaultKind};
@@ -440,17 +440,10 @@ impl Pool {
         timeout: Duration,
         until: impl Future<Output = T>,
     ) -> Result<T, Fault> {
-        struct Waiting<'a>(&'a Cell<usize>);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() - 1);
-            }
-        }
         if self.waiting.get() >= limits.waiting_per_endpoint {
             return Err(Fault::new(FaultKind::Overloaded, "too many requests wait for a connection"));
         }
-        self.waiting.set(self.waiting.get() + 1);
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = Waiting::begin(&self.waiting);
         tokio::time::timeout(timeout, until)
             .await
             .map_err(|_| Fault::new(FaultKind::Overloaded, "no connection became free in time"))
