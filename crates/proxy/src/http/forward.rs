@@ -96,17 +96,18 @@ impl Forward<'_> {
                 sooner.then(|| Box::pin(sleep_until(at)))
             });
             let Tried { result, reused } = self.try_once(&lease, fresh, &mut deadline, &mut per_try).await;
-            let took = begun.elapsed();
+            let now = Instant::now();
+            let took = now.saturating_duration_since(begun);
             let (outcome, result) = match result {
                 Ok(answer) => {
-                    exchange.end_try(took, Ok(answer.head.status));
+                    exchange.end_try(now.into_std(), took, Ok(answer.head.status));
                     (Outcome::Status(answer.head.status), Ok(answer))
                 }
                 Err(SendError { fault, progress }) => {
                     if let Some(stick) = self.stick.filter(|_| fault.kind == FaultKind::Connect) {
                         stick.preferred.set(None);
                     }
-                    exchange.end_try(took, Err(fault.kind));
+                    exchange.end_try(now.into_std(), took, Err(fault.kind));
                     (Outcome::Failed { kind: fault.kind, progress, reused }, Err(fault))
                 }
             };

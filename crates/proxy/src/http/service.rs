@@ -80,10 +80,7 @@ impl Gateway {
         let grpc = request.head.version == Version::Http2
             && reply::is_grpc(request.head.headers.get("content-type"));
         self.forwarding.apply(&mut request.head, &request.connection);
-        exchange.set_request_id(|| {
-            let id = request.head.headers.get("x-request-id").unwrap_or_default();
-            bytes::Bytes::copy_from_slice(id)
-        });
+        exchange.set_request_id(|| request.head.headers.get("x-request-id").unwrap_or_default());
         let Request { mut head, body, upgrade, expects_continue, informational, connection } = request;
         let body = Inbound::new(body, 0);
         let mut effects = Effects::default();

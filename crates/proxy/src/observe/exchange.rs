@@ -6,20 +6,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::StatusCode;
 use portway_plan::{BackendKey, Source};
 
+use super::lines::{Draft, Ending, Passed};
 use super::recorder::Recorder;
 use super::series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Shard};
-use super::trace::Span;
+use super::trace::{Span, Traced};
 use crate::fault::{Fault, FaultKind};
-use crate::http::{Connection, Headers, Request, Scheme, Version};
+use crate::http::{Headers, Request};
 
 /// The record of one exchange. Created when a request begins, handed to the engine with the response, and
 /// closed when it is dropped: that is when the access log line is written and the metrics are counted.
 ///
-/// It costs a few stores per request; text is made later, on the thread that writes the log.
+/// It costs a few stores per request, and a line where there is a log.
 #[derive(Debug, Default)]
 pub struct Exchange {
     /// Body bytes sent to the client.
@@ -75,67 +75,27 @@ struct Begun {
 /// What only logs and traces need; kept when one of them is on.
 #[derive(Debug)]
 pub(super) struct Details {
-    pub(super) time: SystemTime,
-    pub(super) peer: SocketAddr,
-    /// `None` when the request was refused before it was known.
-    pub(super) method: Option<http::Method>,
-    pub(super) scheme: Scheme,
-    pub(super) host: Bytes,
-    pub(super) target: Bytes,
-    pub(super) version: Version,
-    pub(super) referer: Option<Bytes>,
-    pub(super) user_agent: Option<Bytes>,
-    pub(super) server_name: Option<Arc<str>>,
-    pub(super) endpoint: Option<SocketAddr>,
-    pub(super) request_id: Option<Bytes>,
-    pub(super) detail: Option<Box<str>>,
-    pub(super) try_begun: Option<(Instant, SystemTime)>,
-    pub(super) upstream: Option<Duration>,
-    pub(super) span: Option<Box<Span>>,
+    time: SystemTime,
+    /// The begin of its line, where there is a log.
+    pub(super) draft: Option<Draft>,
+    span: Option<Span>,
+    endpoint: Option<SocketAddr>,
+    detail: Option<Box<str>>,
+    try_begun: Option<Instant>,
+    upstream: Option<Duration>,
 }
 
-/// A finished exchange, on its way to the thread that writes logs.
-#[derive(Debug)]
-pub(super) struct Record {
-    pub(super) details: Box<Details>,
-    pub(super) duration: Duration,
-    pub(super) status: Option<StatusCode>,
-    pub(super) sent: u64,
-    pub(super) received: u64,
-    pub(super) tries: u32,
-    pub(super) fault: Option<FaultKind>,
-    pub(super) complete: bool,
-    pub(super) listener: Option<Arc<Source>>,
-    pub(super) rule: Option<Arc<RuleLabels>>,
-    pub(super) backend: Option<Arc<BackendKey>>,
+impl Details {
+    pub(super) fn new(time: SystemTime, draft: Option<Draft>, span: Option<Span>) -> Self {
+        Self { time, draft, span, endpoint: None, detail: None, try_begun: None, upstream: None }
+    }
 }
 
 impl Exchange {
     /// Begins the record of a request.
     pub fn begin(recorder: &Rc<Recorder>, request: &Request) -> Box<Self> {
         recorder.counts.in_flight.add(1);
-        let details = recorder.wants_details().then(|| {
-            let head = &request.head;
-            let bytes = |name| head.headers.get(name).map(Bytes::copy_from_slice);
-            Box::new(Details {
-                time: SystemTime::now(),
-                peer: request.connection.peer,
-                method: Some(head.method.clone()),
-                scheme: head.scheme,
-                host: head.authority.text().clone(),
-                target: head.target.text().clone(),
-                version: head.version,
-                referer: bytes("referer"),
-                user_agent: bytes("user-agent"),
-                server_name: request.connection.tls.as_ref().and_then(|tls| tls.server_name.clone()),
-                endpoint: None,
-                request_id: None,
-                detail: None,
-                try_begun: None,
-                upstream: None,
-                span: recorder.begin_span(&head.headers),
-            })
-        });
+        let details = recorder.begin(request);
         let begun = Some(Begun { recorder: recorder.clone(), at: Instant::now() });
         let mut exchange = Box::new(Self::default());
         (exchange.begun, exchange.details) = (begun, details);
@@ -163,9 +123,9 @@ impl Exchange {
     }
 
     /// The request's id, for the log.
-    pub fn set_request_id(&mut self, id: impl FnOnce() -> Bytes) {
-        if let Some(details) = &mut self.details {
-            details.request_id = Some(id());
+    pub fn set_request_id<'a>(&mut self, id: impl FnOnce() -> &'a [u8]) {
+        if let Some(draft) = self.details.as_mut().and_then(|details| details.draft.as_mut()) {
+            draft.set_request_id(id());
         }
     }
 
@@ -178,25 +138,24 @@ impl Exchange {
         }
         if let Some(details) = &mut self.details {
             details.endpoint = Some(endpoint);
-            details.try_begun = Some((Instant::now(), SystemTime::now()));
+            details.try_begun = Some(Instant::now());
             if let Some(span) = &mut details.span {
                 span.begin_try(endpoint, headers);
             }
         }
     }
 
-    /// A try ends, with the head of the backend's response or a fault. `took` is the time since its begin, or that of
-    /// the request where it is the first.
-    pub fn end_try(&mut self, took: Duration, outcome: Result<StatusCode, FaultKind>) {
+    /// A try ends now, with the head of the backend's response or a fault. `took` is the time since its begin, or
+    /// that of the request where it is the first.
+    pub fn end_try(&mut self, now: Instant, took: Duration, outcome: Result<StatusCode, FaultKind>) {
         self.backend.iter().for_each(|s| s.try_duration.record(took));
-        if let Some(details) = &mut self.details {
-            // `took` may count from the request's begin; what is told of one try is exact.
-            let begun = details.try_begun.take();
-            let took = begun.map_or(took, |(at, _)| at.elapsed());
-            details.upstream = Some(took);
-            if let (Some(span), Some((_, begun))) = (&mut details.span, begun) {
-                span.end_try(begun, took, outcome);
-            }
+        let Some(details) = &mut self.details else { return };
+        // `took` may count from the request's begin; what is told of one try is exact.
+        let tried = details.try_begun.take();
+        let took = tried.map_or(took, |begun| now.saturating_duration_since(begun));
+        details.upstream = Some(took);
+        if let (Some(span), Some(tried), Some(begun)) = (&mut details.span, tried, &self.begun) {
+            span.end_try(details.time + tried.saturating_duration_since(begun.at), took, outcome);
         }
     }
 
@@ -244,15 +203,34 @@ impl Exchange {
         self.rule.iter().for_each(|s| s.finished(class, duration, self.sent, received));
         self.backend.iter().for_each(|s| s.finished(class, duration, self.sent, received));
         let Some(details) = self.details.take() else { return };
-        recorder.finish(Record {
-            details,
-            duration,
+        let ending = Ending {
             status: self.status,
             sent: self.sent,
             received,
+            duration,
+            upstream: details.upstream,
+            complete: self.complete,
+            passed: Passed {
+                listener: self.listener.as_ref().and_then(|s| s.json()),
+                rule: self.rule.as_ref().and_then(|s| s.json()),
+                backend: self.backend.as_ref().and_then(|s| s.json()),
+                endpoint: details.endpoint,
+            },
             tries: self.tries,
             fault: self.fault,
-            complete: self.complete,
+            detail: details.detail.as_deref(),
+        };
+        recorder.finish(&details, &ending);
+        let Some(mut span) = details.span else { return };
+        let Some(asked) = span.asked.take() else { return };
+        recorder.trace(Traced {
+            span,
+            asked,
+            time: details.time,
+            duration,
+            status: self.status,
+            sent: self.sent,
+            fault: self.fault,
             listener: self.listener.as_ref().and_then(|s| s.labels.clone()),
             rule: self.rule.as_ref().and_then(|s| s.labels.clone()),
             backend: self.backend.as_ref().and_then(|s| s.labels.clone()),
@@ -264,43 +242,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if self.begun.is_some() {
             self.close(Instant::now());
-        }
-    }
-}
-
-impl Record {
-    /// The record of a request that an engine has refused before it could be handled.
-    pub(super) fn refused(connection: &Connection, fault: FaultKind, detail: &'static str) -> Self {
-        let details = Details {
-            time: SystemTime::now(),
-            peer: connection.peer,
-            method: None,
-            scheme: if connection.tls.is_some() { Scheme::Https } else { Scheme::Http },
-            host: Bytes::new(),
-            target: Bytes::new(),
-            version: Version::Http11,
-            referer: None,
-            user_agent: None,
-            server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.clone()),
-            endpoint: None,
-            request_id: None,
-            detail: Some(detail.into()),
-            try_begun: None,
-            upstream: None,
-            span: None,
-        };
-        Self {
-            details: Box::new(details),
-            duration: Duration::ZERO,
-            status: Some(fault.status()),
-            sent: 0,
-            received: 0,
-            tries: 0,
-            fault: Some(fault),
-            complete: true,
-            listener: None,
-            rule: None,
-            backend: None,
         }
     }
 }

@@ -183,7 +183,7 @@ struct Exposed<L> {
     series: Vec<(Labels, Arc<Series<L>>)>,
 }
 
-impl<L: Clone + Eq + std::hash::Hash> Exposed<L> {
+impl<L: Clone + std::fmt::Display + Eq + std::hash::Hash> Exposed<L> {
     fn of(
         family: &Family<L>,
         prefix: &'static str,

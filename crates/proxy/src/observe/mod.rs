@@ -2,22 +2,25 @@
 //!
 //! ```text
 //! request ─► Exchange (per request) ── drop ─► Shards of its listener, rule and backend   ◄── scrape
-//!                                         └──► Record ─► bounded channel ─► log thread ─► file, OTLP
+//!                                         └──► Journal: a line, spans ─► bounded channel ─► log thread ─► file, OTLP
 //! ```
 //!
-//! A request never waits for any of it: counters are plain stores of the worker's own, and a record that
-//! finds its channel full is dropped and counted.
+//! A request never waits for any of it: counters are plain stores of the worker's own, and what finds the
+//! journal full is dropped and counted.
 
 mod access_log;
 mod counter;
 mod exchange;
 mod exposition;
+mod journal;
+mod lines;
 mod metrics;
 mod observation;
 mod otlp;
 mod recorder;
 mod series;
 mod session;
+mod text;
 mod trace;
 
 pub use counter::{BUCKETS, Counter, Gauge, Histogram};

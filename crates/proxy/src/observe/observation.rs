@@ -2,30 +2,26 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::access_log::AccessLogWriter;
+use super::journal::{Batch, Journal, channel};
+use super::lines::Lines;
 use super::metrics::Metrics;
 use super::otlp::Exporter;
-use super::recorder::{Entry, Recorder};
+use super::recorder::Recorder;
 use super::trace::Sampler;
-use crate::options::{AccessLogTarget, Options};
+use crate::options::{AccessLogFormat, AccessLogTarget, Options};
 use crate::proxy::StartError;
 
-/// How many records may wait to be written; further ones are dropped and counted.
-const WAITING: usize = 8192;
-
-/// How long records gather before they are written together.
-const GATHER: Duration = Duration::from_millis(5);
-
-/// What observes, beyond counting. When it is dropped, the records that wait are still written.
+/// What observes, beyond counting. When it is dropped, what waits is still written.
 pub(crate) struct Observation {
     metrics: Arc<Metrics>,
-    log: Option<SyncSender<Entry>>,
+    format: Option<AccessLogFormat>,
+    log: Option<SyncSender<Batch>>,
     sampler: Option<Sampler>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -55,12 +51,13 @@ impl Observation {
             None => None,
         };
         let sampler = options.tracing.as_ref().map(|t| Sampler::new(t.sampling));
-        let mut observation = Self { metrics, log: None, sampler, thread: None };
+        let format = options.access_log.as_ref().map(|log| log.format);
+        let mut observation = Self { metrics, format, log: None, sampler, thread: None };
         if writer.is_some() || exporter.is_some() {
-            let (log, records) = sync_channel(WAITING);
+            let (log, batches) = channel(observation.metrics.workers.len());
             let thread = thread::Builder::new()
                 .name("log".to_owned())
-                .spawn(move || write(&records, writer, exporter.as_ref()))
+                .spawn(move || write(&batches, writer, exporter.as_ref()))
                 .map_err(StartError::Thread)?;
             (observation.log, observation.thread) = (Some(log), Some(thread));
         }
@@ -70,7 +67,8 @@ impl Observation {
     /// The recorder of a worker.
     pub(crate) fn recorder(&self, worker: usize) -> Recorder {
         let counts = self.metrics.workers[worker].clone();
-        Recorder::new(worker, counts, self.log.clone(), self.sampler.clone())
+        let journal = self.log.as_ref().map(|log| Journal::new(self.format.map(Lines::new), log.clone()));
+        Recorder::new(worker, counts, journal, self.sampler.clone())
     }
 }
 
@@ -85,27 +83,16 @@ impl Drop for Observation {
     }
 }
 
-/// Writes records until there can be no more; in one go what has come meanwhile.
-fn write(records: &Receiver<Entry>, mut writer: Option<AccessLogWriter>, exporter: Option<&Exporter>) {
+/// Writes what comes until there can be no more.
+fn write(batches: &Receiver<Batch>, mut writer: Option<AccessLogWriter>, exporter: Option<&Exporter>) {
     let mut failing = false;
-    while let Ok(first) = records.recv() {
-        let mut written = Ok(());
-        let mut next = Some(first);
-        while let Some(record) = next {
-            if let Some(writer) = &mut writer {
-                written = written.and_then(|()| writer.add(&record));
-            }
-            if let (Some(exporter), Entry::Exchange(record)) = (exporter, record) {
-                exporter.export(record);
-            }
-            next = records.try_recv().ok();
+    while let Ok(Batch { lines, traced, .. }) = batches.recv() {
+        if let Some(writer) = &mut writer {
+            warn_once(&mut failing, writer.write(&lines));
         }
-        written = written.and_then(|()| writer.as_mut().map_or(Ok(()), AccessLogWriter::flush));
-        warn_once(&mut failing, written);
-        // Who sends to a thread that waits has to wake it, which costs a worker more than all else that is
-        // recorded of a request.
-        #[expect(clippy::disallowed_methods, reason = "the thread does nothing but write")]
-        thread::sleep(GATHER);
+        if let Some(exporter) = exporter {
+            traced.into_iter().for_each(|traced| exporter.export(&traced));
+        }
     }
 }
 

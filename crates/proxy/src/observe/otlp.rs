@@ -19,9 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::exchange::Record;
 use super::metrics::Metrics;
-use super::trace::{Span, Try};
+use super::trace::{Span, Traced, Try};
 use crate::options::Tracing;
 use crate::proxy::StartError;
 
@@ -56,10 +55,10 @@ impl Exporter {
         Ok(Self { spans, metrics })
     }
 
-    /// Sends the spans of an exchange on, if it is sampled. Never waits.
-    pub(super) fn export(&self, record: Record) {
-        let Some(span) = record.details.span.as_ref().filter(|span| span.sampled) else { return };
-        let spans = span.tries.iter().map(|t| try_span(span, t)).chain([server_span(span, &record)]);
+    /// Sends the spans of an exchange on. Never waits.
+    pub(super) fn export(&self, traced: &Traced) {
+        let span = &traced.span;
+        let spans = span.tries.iter().map(|t| try_span(span, t)).chain([server_span(traced)]);
         for span in spans {
             if self.spans.try_send(span).is_err() {
                 self.metrics.spans_dropped(1);
@@ -109,42 +108,42 @@ fn request(service: &str, spans: Vec<OtlpSpan>) -> ExportTraceServiceRequest {
     }
 }
 
-fn server_span(span: &Span, record: &Record) -> OtlpSpan {
-    let details = &*record.details;
-    let target = String::from_utf8_lossy(&details.target);
+fn server_span(traced: &Traced) -> OtlpSpan {
+    let Traced { span, asked, .. } = traced;
+    let target = String::from_utf8_lossy(&asked.target);
     let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
-    let method = details.method.as_ref().map_or("_OTHER", http::Method::as_str);
+    let method = asked.method.as_str();
     let mut attributes = vec![
         text("http.request.method", method),
-        text("url.scheme", details.scheme.as_str()),
+        text("url.scheme", asked.scheme.as_str()),
         text("url.path", path),
-        text("server.address", String::from_utf8_lossy(&details.host)),
-        text("client.address", details.peer.ip().to_string()),
-        text("network.protocol.version", details.version.as_str().trim_start_matches("HTTP/")),
-        number("http.response.body.size", record.sent),
+        text("server.address", String::from_utf8_lossy(&asked.host)),
+        text("client.address", asked.client.to_string()),
+        text("network.protocol.version", asked.version.as_str().trim_start_matches("HTTP/")),
+        number("http.response.body.size", traced.sent),
     ];
     attributes.extend(query.map(|query| text("url.query", query)));
-    attributes.extend(record.status.map(|s| number("http.response.status_code", s.as_u16().into())));
+    attributes.extend(traced.status.map(|s| number("http.response.status_code", s.as_u16().into())));
     attributes
-        .extend(details.user_agent.as_ref().map(|a| text("user_agent.original", String::from_utf8_lossy(a))));
-    attributes.extend(record.fault.map(|fault| text("error.type", fault.reason())));
-    attributes.extend(record.listener.as_ref().map(|l| text("portway.listener", l.to_string())));
-    attributes.extend(record.rule.as_ref().map(|r| text("http.route", r.source.to_string())));
-    attributes.extend(record.backend.as_ref().map(|b| text("portway.backend", b.to_string())));
+        .extend(asked.user_agent.as_ref().map(|a| text("user_agent.original", String::from_utf8_lossy(a))));
+    attributes.extend(traced.fault.map(|fault| text("error.type", fault.reason())));
+    attributes.extend(traced.listener.as_ref().map(|l| text("portway.listener", l.to_string())));
+    attributes.extend(traced.rule.as_ref().map(|r| text("http.route", r.source.to_string())));
+    attributes.extend(traced.backend.as_ref().map(|b| text("portway.backend", b.to_string())));
     // Semantic conventions: for a server, 5xx is an error and 4xx is not.
-    let failed = record.status.is_none_or(|s| s.is_server_error());
+    let failed = traced.status.is_none_or(|s| s.is_server_error());
     OtlpSpan {
         trace_id: span.trace_id.to_vec(),
         span_id: span.span_id.to_vec(),
         parent_span_id: span.parent_id.map(Vec::from).unwrap_or_default(),
         trace_state: span.state.as_deref().unwrap_or_default().to_owned(),
-        name: match &record.rule {
+        name: match &traced.rule {
             Some(rule) => format!("{method} {}", rule.source.object),
             None => method.to_owned(),
         },
         kind: SpanKind::Server.into(),
-        start_time_unix_nano: nanos(details.time),
-        end_time_unix_nano: nanos(details.time + record.duration),
+        start_time_unix_nano: nanos(traced.time),
+        end_time_unix_nano: nanos(traced.time + traced.duration),
         attributes,
         status: failed.then(error),
         ..OtlpSpan::default()

@@ -1,14 +1,16 @@
 //! What a worker counts and logs.
 
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::SystemTime;
 
 use super::counter::{Counter, Gauge, Histogram};
-use super::exchange::Record;
+use super::exchange::Details;
+use super::journal::Journal;
+use super::lines::Ending;
 use super::session::SessionRecord;
-use super::trace::{Sampler, Span};
+use super::trace::{Sampler, Traced};
 use crate::fault::FaultKind;
-use crate::http::{Connection, Headers, h1};
+use crate::http::{Connection, Request, h1};
 
 /// A worker's own part of the observation: its counters, and the way to the threads that write.
 #[derive(Debug)]
@@ -17,15 +19,8 @@ pub struct Recorder {
     pub worker: usize,
     /// Its counters.
     pub counts: Arc<Counts>,
-    log: Option<SyncSender<Entry>>,
+    journal: Option<Journal>,
     sampler: Option<Sampler>,
-}
-
-/// What the thread that writes logs is given.
-#[derive(Debug)]
-pub(super) enum Entry {
-    Exchange(Record),
-    Session(SessionRecord),
 }
 
 /// A worker's counters that are not of one rule, backend or listener.
@@ -161,10 +156,10 @@ impl Recorder {
     pub(super) fn new(
         worker: usize,
         counts: Arc<Counts>,
-        log: Option<SyncSender<Entry>>,
+        journal: Option<Journal>,
         sampler: Option<Sampler>,
     ) -> Self {
-        Self { worker, counts, log, sampler }
+        Self { worker, counts, journal, sampler }
     }
 
     /// A recorder that counts for itself alone, for tests.
@@ -172,43 +167,71 @@ impl Recorder {
         Self::new(0, Arc::default(), None, None)
     }
 
+    /// Sends what is recorded on to where it is written, for as long as it is polled.
+    pub(crate) async fn deliver(&self) {
+        match &self.journal {
+            Some(journal) => journal.deliver(|lost| self.counts.log_dropped.add(lost)).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// A request that an engine has refused before it could be handled.
     pub fn refused(&self, connection: &Connection, fault: FaultKind, detail: &'static str) {
         self.counts.fault(fault);
         self.counts.status(fault.status().as_u16());
-        if self.log.is_some() {
-            self.finish(Record::refused(connection, fault, detail));
+        if let Some(journal) = &self.journal {
+            let ending = Ending {
+                status: Some(fault.status()),
+                complete: true,
+                fault: Some(fault),
+                detail: Some(detail),
+                ..Ending::default()
+            };
+            self.count_lost(journal.line(|lines, out| {
+                let draft = lines.begin_refused(SystemTime::now(), connection);
+                lines.end(out, &draft, &ending);
+            }));
         }
     }
 
-    pub(super) fn wants_details(&self) -> bool {
-        self.log.is_some() || self.sampler.is_some()
+    /// What logs and traces need of a request, if one of them is on.
+    pub(super) fn begin(&self, request: &Request) -> Option<Box<Details>> {
+        let journal = self.journal.as_ref()?;
+        let time = SystemTime::now();
+        let span = self.sampler.as_ref().map(|sampler| sampler.begin(request));
+        let draft = journal.begin(|lines| lines.begin(time, request, span.as_ref()));
+        Some(Box::new(Details::new(time, draft, span)))
     }
 
-    pub(super) fn begin_span(&self, headers: &Headers) -> Option<Box<Span>> {
-        self.sampler.as_ref().and_then(|sampler| sampler.begin(headers))
+    /// Writes the line of an exchange, where lines are wanted; never waits.
+    pub(super) fn finish(&self, details: &Details, ending: &Ending<'_>) {
+        if let (Some(journal), Some(draft)) = (&self.journal, &details.draft) {
+            self.count_lost(journal.line(|lines, out| lines.end(out, draft, ending)));
+        }
     }
 
-    /// Hands the record of an exchange over; never waits.
-    pub(super) fn finish(&self, record: Record) {
-        self.write(Entry::Exchange(record));
+    /// Hands spans over; never waits.
+    pub(super) fn trace(&self, traced: Traced) {
+        if let Some(journal) = &self.journal {
+            self.count_lost(journal.span(traced));
+        }
     }
 
     /// Whether anything is logged.
     pub(super) fn wants_log(&self) -> bool {
-        self.log.is_some()
+        self.journal.as_ref().is_some_and(Journal::has_lines)
     }
 
-    /// Hands the record of a session over; never waits.
-    pub(super) fn session(&self, record: SessionRecord) {
-        self.write(Entry::Session(record));
+    /// Writes the line of a session; never waits.
+    pub(super) fn session(&self, record: &SessionRecord<'_>) {
+        if let Some(journal) = &self.journal {
+            self.count_lost(journal.line(|lines, out| lines.session(out, record)));
+        }
     }
 
-    fn write(&self, entry: Entry) {
-        if let Some(log) = &self.log
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = log.try_send(entry)
-        {
-            self.counts.log_dropped.add(1);
+    fn count_lost(&self, lost: u64) {
+        if lost > 0 {
+            self.counts.log_dropped.add(lost);
         }
     }
 }

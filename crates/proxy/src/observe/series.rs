@@ -2,6 +2,7 @@
 //! request costs a few plain stores, and memory is taken only for what sees traffic.
 
 use std::collections::HashMap;
+use std::fmt::{self, Display};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -9,12 +10,19 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use portway_plan::{BackendKey, Source};
 
 use super::counter::{Counter, Gauge, Histogram};
+use super::text::json_string;
 
 /// Which rule a series counts: the labels `route_kind`, `route_namespace`, `route` and `rule`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleLabels {
     /// The rule.
     pub source: Source,
+}
+
+impl Display for RuleLabels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
 }
 
 /// The counters of a rule. Kept by the compiled rule; two compilations of one rule share them.
@@ -39,6 +47,8 @@ pub struct Series<L> {
 pub struct Shard<L> {
     /// What is counted; `None` for "other".
     pub labels: Option<Arc<L>>,
+    /// That as a JSON string.
+    json: Option<Box<str>>,
     /// Finished requests by class of status: 1xx to 5xx at 1 to 5, requests without an answer at 0.
     pub classes: [Counter; 6],
     /// From the request's head to the end of the response.
@@ -72,7 +82,7 @@ struct Budget {
     left: AtomicUsize,
 }
 
-impl<L> Series<L> {
+impl<L: Display> Series<L> {
     fn new(
         labels: Option<Arc<L>>,
         workers: usize,
@@ -96,7 +106,9 @@ impl<L> Series<L> {
             _ => Arc::new(Shard::new(self.labels.clone())),
         })
     }
+}
 
+impl<L> Series<L> {
     fn used(&self) -> bool {
         self.shards.iter().any(|s| s.get().is_some_and(|shard| shard.labels.is_some()))
     }
@@ -128,9 +140,22 @@ impl Budget {
 }
 
 impl<L> Shard<L> {
+    /// What is counted, as a JSON string; `None` for "other".
+    pub(super) fn json(&self) -> Option<&str> {
+        self.json.as_deref()
+    }
+}
+
+impl<L: Display> Shard<L> {
     fn new(labels: Option<Arc<L>>) -> Self {
+        let json = labels.as_ref().and_then(|labels| {
+            let mut json = Vec::new();
+            json_string(&mut json, labels.to_string().as_bytes());
+            String::from_utf8(json).ok().map(Into::into)
+        });
         Self {
             labels,
+            json,
             classes: Default::default(),
             duration: Histogram::default(),
             received: Counter::default(),
@@ -156,7 +181,7 @@ pub(super) struct Family<L> {
     budget: Arc<Budget>,
 }
 
-impl<L: Clone + Eq + Hash> Family<L> {
+impl<L: Clone + Display + Eq + Hash> Family<L> {
     /// A family for that many workers, in which at most `limit` series show by themselves.
     pub(super) fn new(workers: usize, limit: usize) -> Self {
         let budget = Arc::new(Budget { left: AtomicUsize::new(limit) });

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portway_plan::{BackendKey, Source};
 
+use super::lines::Passed;
 use super::recorder::Recorder;
 use super::series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Shard};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::Fault;
 
 /// The record of a connection of a TLS or TCP listener, or of a client's session with a UDP listener. Closed
 /// when it is dropped: that is when the access log line is written.
@@ -63,24 +64,21 @@ pub enum End {
     Cut,
 }
 
-/// A session that has ended, on its way to the thread that writes logs.
+/// What the log tells of a session that has ended.
 #[derive(Debug)]
-pub(super) struct SessionRecord {
+pub(super) struct SessionRecord<'a> {
     pub(super) time: SystemTime,
     pub(super) duration: Duration,
     pub(super) spoken: Spoken,
     pub(super) peer: SocketAddr,
-    pub(super) server_name: Option<Arc<str>>,
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) server_name: Option<&'a str>,
+    pub(super) passed: Passed<'a>,
     pub(super) tries: u32,
     pub(super) sent: u64,
     pub(super) received: u64,
     /// `None` for one that was refused.
     pub(super) end: Option<End>,
-    pub(super) fault: Option<Fault>,
-    pub(super) listener: Option<Arc<Source>>,
-    pub(super) rule: Option<Arc<RuleLabels>>,
-    pub(super) backend: Option<Arc<BackendKey>>,
+    pub(super) fault: Option<&'a Fault>,
 }
 
 impl Spoken {
@@ -208,34 +206,31 @@ impl Drop for Session {
         if !self.recorder.wants_log() {
             return;
         }
-        self.recorder.session(SessionRecord {
+        self.recorder.session(&SessionRecord {
             time: self.time,
             duration: self.begun.elapsed(),
             spoken: self.spoken,
             peer: self.peer,
-            server_name: self.server_name.take(),
-            endpoint: self.endpoint,
+            server_name: self.server_name.as_deref(),
+            passed: Passed {
+                listener: self.listener.as_ref().and_then(|shard| shard.json()),
+                rule: self.rule.as_ref().and_then(|shard| shard.json()),
+                backend: self.backend.as_ref().and_then(|shard| shard.json()),
+                endpoint: self.endpoint,
+            },
             tries: self.tries,
             sent: self.sent,
             received: self.received,
             end: (!refused).then_some(self.end),
-            fault: self.fault.take(),
-            listener: self.listener.take().and_then(|s| s.labels.clone()),
-            rule: self.rule.take().and_then(|s| s.labels.clone()),
-            backend: self.backend.take().and_then(|s| s.labels.clone()),
+            fault: self.fault.as_ref(),
         });
     }
 }
 
-impl SessionRecord {
+impl SessionRecord<'_> {
     /// The status of nginx's stream sessions: that of the fault, or 200.
     pub(super) fn status(&self) -> u16 {
-        self.fault.as_ref().map_or(200, |fault| fault.kind.status().as_u16())
-    }
-
-    /// What went wrong, as the metrics have it.
-    pub(super) fn fault_kind(&self) -> Option<FaultKind> {
-        self.fault.as_ref().map(|fault| fault.kind)
+        self.fault.map_or(200, |fault| fault.kind.status().as_u16())
     }
 }
 

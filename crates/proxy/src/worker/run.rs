@@ -1,6 +1,7 @@
 //! A worker's thread: takes commands from the proxy and connections from other workers.
 
 use std::net::{SocketAddr, TcpStream as StdStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender as Ack;
@@ -142,8 +143,12 @@ async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut handed: mpsc::Receiver<Handed>,
 ) {
+    let recorder = worker.recorder.clone();
+    let mut deliver = pin!(recorder.deliver());
     loop {
         tokio::select! {
+            // Never ends.
+            () = &mut deliver => {}
             command = commands.recv() => match command {
                 Some(Command::Stop) | None => return,
                 Some(command) => worker.obey(command, &mut handed).await,
