@@ -63,8 +63,9 @@ impl fmt::Debug for StatusSource {
     }
 }
 
-/// The access log: a line for each request, written by a thread of its own. Lines that come faster than
-/// they can be written are dropped and counted (`portway_access_log_dropped_total`).
+/// The access log: a line for each request, written to its target by a thread of its own, a few milliseconds
+/// later. Lines that come faster than they can be written are dropped and counted
+/// (`portway_access_log_dropped_total`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessLog {
     /// How a line looks.

@@ -145,8 +145,8 @@ impl Exchange {
         }
     }
 
-    /// A try ends now, with the head of the backend's response or a fault. `took` is the time since its begin, or
-    /// that of the request where it is the first.
+    /// A try ends now, with the head of the backend's response or a fault. `took` is the time since its
+    /// begin, or that of the request where it is the first.
     pub fn end_try(&mut self, now: Instant, took: Duration, outcome: Result<StatusCode, FaultKind>) {
         self.backend.iter().for_each(|s| s.try_duration.record(took));
         let Some(details) = &mut self.details else { return };

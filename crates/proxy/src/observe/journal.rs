@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use super::lines::Lines;
 use super::trace::Traced;
 
-/// How long lines and spans gather before they go. Who sends to a thread that waits has to wake it, which costs
-/// more than all else that is recorded of a request.
+/// How long lines and spans gather before they go. Who sends to a thread that waits has to wake it, which
+/// costs more than all else that is recorded of a request.
 const GATHER: Duration = Duration::from_millis(5);
 /// They go at once when there are so many bytes of lines,
 const ENOUGH: usize = 60 * 1024;
@@ -136,5 +136,52 @@ impl Drop for Journal {
             // A thread that has ended writes nothing.
             let _ = self.out.send(last);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::AccessLogFormat;
+
+    fn add(journal: &Journal, line: &str) -> u64 {
+        journal.line(|_, out| out.extend_from_slice(line.as_bytes()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_gather_and_go_in_one_piece() {
+        let (out, batches) = channel(1);
+        let journal = Journal::new(Some(Lines::new(AccessLogFormat::Json)), out);
+        let deliver = async { journal.deliver(|_| ()).await };
+        let write = async {
+            for text in ["a\n", "b\n"] {
+                assert_eq!(add(&journal, text), 0);
+                tokio::task::yield_now().await;
+            }
+            assert!(batches.try_recv().is_err(), "a line alone wakes nobody");
+            tokio::time::sleep(GATHER * 2).await;
+            assert_eq!(batches.try_recv().map(|batch| batch.lines).unwrap(), b"a\nb\n");
+            assert_eq!(add(&journal, "c\n"), 0);
+        };
+        tokio::select! {
+            () = deliver => {}
+            () = write => {}
+        }
+        drop(journal);
+        assert_eq!(batches.try_recv().map(|batch| batch.lines).unwrap(), b"c\n", "the last go at the end");
+    }
+
+    #[test]
+    fn what_the_thread_does_not_take_is_bounded_and_counted() {
+        let (out, batches) = channel(1);
+        let journal = Journal::new(Some(Lines::new(AccessLogFormat::Json)), out);
+        let line = format!("{}\n", "x".repeat(1023));
+        let lost: u64 = (0..10_000).map(|_| add(&journal, &line)).sum();
+        let reader = std::thread::spawn(move || batches.iter().map(|batch| batch.lines.len()).sum::<usize>());
+        drop(journal);
+        let kept = reader.join().unwrap();
+        assert_eq!(kept % line.len(), 0, "whole lines");
+        assert_eq!((kept / line.len()) as u64 + lost, 10_000);
+        assert!(kept <= MOST + 2 * WAITING * ENOUGH, "{kept}");
     }
 }

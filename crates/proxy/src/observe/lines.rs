@@ -1,7 +1,7 @@
 //! How the access log's lines look.
 //!
-//! A line is begun with its request, while the request is as the client sent it, and ended with the answer. No
-//! value is an allocation of its own.
+//! A line is begun with its request, while the request is as the client sent it, and ended with the answer.
+//! No value is an allocation of its own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -36,8 +36,8 @@ pub(super) struct Lines {
 #[derive(Debug, Default)]
 pub(super) struct Draft(Pieces);
 
-/// The pieces of a draft: what stands before the answer, what stands behind it, and between them the request's
-/// id, which is known last.
+/// The pieces of a draft: what stands before the answer, what stands behind it, and between them the
+/// request's id, which is known last.
 const BEGIN: usize = 0;
 const REST: usize = 1;
 const ID: usize = 2;
@@ -166,8 +166,8 @@ impl Lines {
         }
     }
 
-    /// The line of a connection or a UDP session, with the same names. In the combined format there are, in the
-    /// place of the request, what was spoken and the server name; the status is that of nginx's streams.
+    /// The line of a connection or a UDP session, with the same names. In the combined format there are, in
+    /// the place of the request, what was spoken and the server name; the status is that of nginx's streams.
     pub(super) fn session(&mut self, out: &mut Vec<u8>, record: &SessionRecord<'_>) {
         match self.format {
             AccessLogFormat::Json => {
@@ -231,8 +231,8 @@ fn field(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
     value(out);
 }
 
-/// Appends a field if it has a value. The names are those of OpenTelemetry's conventions where they have one that
-/// is short.
+/// Appends a field if it has a value. The names are those of OpenTelemetry's conventions where they have one
+/// that is short.
 fn text(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     if let Some(value) = value {
         field(out, name, |out| json_string(out, value));
@@ -279,7 +279,8 @@ fn json_outcome(out: &mut Vec<u8>, tries: u32, fault: Option<FaultKind>, detail:
     text(out, "detail", detail.map(str::as_bytes));
 }
 
-/// The end of a line of the combined format, `client - - [time] "request" status bytes "referer" "user agent"`.
+/// The end of a line of the combined format,
+/// `client - - [time] "request" status bytes "referer" "user agent"`.
 fn common_client_text(out: &mut Vec<u8>, referer: Option<&[u8]>, user_agent: Option<&[u8]>) {
     for value in [referer, user_agent] {
         out.extend_from_slice(b" \"");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request ─► Exchange (per request) ── drop ─► Shards of its listener, rule and backend   ◄── scrape
-//!                                         └──► Journal: a line, spans ─► bounded channel ─► log thread ─► file, OTLP
+//!                                         └──► Journal ─► bounded channel ─► log thread ─► file, OTLP
 //! ```
 //!
 //! A request never waits for any of it: counters are plain stores of the worker's own, and what finds the
