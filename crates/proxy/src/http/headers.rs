@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 /// a name, and some peers are picky about spelling).
 ///
 /// A received head is kept as one buffer; fields point into it. What filters add is kept in one further
-/// buffer, as lines, too: what goes out over HTTP/1.1 is mostly copied in a few long pieces. Names are compared without case. Values are what the wire allows (RFC 9110 section 5.5): whoever
-/// puts one in has checked it.
+/// buffer, as lines, too: what goes out over HTTP/1.1 is mostly copied in a few long pieces. Names are
+/// compared without case. Values are what the wire allows (RFC 9110 section 5.5): whoever puts one in has
+/// checked it.
 #[derive(Clone, Default)]
 pub struct Headers {
     raw: Bytes,
@@ -80,17 +81,6 @@ impl Headers {
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (raw, added) = (&self.raw[..], &self.added[..]);
         self.fields.iter().map(move |f| (f.name.of(raw, added), f.value.of(raw, added)))
-    }
-
-    /// All field lines in order, with values that can be kept: they share two buffers.
-    pub fn shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
-        let added = Bytes::copy_from_slice(&self.added);
-        self.fields.iter().map(move |field| {
-            let Text { start, len } = field.value;
-            let from = if start & ADDED == 0 { &self.raw } else { &added };
-            let start = (start & !ADDED) as usize;
-            (field.name.of(&self.raw, &self.added), from.slice(start..start + len as usize))
-        })
     }
 
     /// The value of the first line of that name.
@@ -211,6 +201,49 @@ impl Headers {
     /// The sum of the lengths of all names and values, with 4 bytes for each line's separators.
     pub fn wire_len(&self) -> usize {
         self.iter().map(|(name, value)| name.len() + value.len() + 4).sum()
+    }
+}
+
+/// Field lines that are taken in one by one, as HTTP/1.1 has them, with room for other parts of the head.
+#[derive(Default)]
+pub(in crate::http) struct Lines {
+    raw: BytesMut,
+    fields: Vec<Field>,
+}
+
+impl Lines {
+    /// Room for that many bytes and lines.
+    pub(in crate::http) fn with_capacity(bytes: usize, lines: usize) -> Self {
+        Self { raw: BytesMut::with_capacity(bytes), fields: Vec::with_capacity(lines) }
+    }
+
+    /// Appends a line.
+    #[inline]
+    pub(in crate::http) fn push(&mut self, name: &[u8], value: &[u8]) {
+        let start = self.raw.len();
+        self.raw.reserve(name.len() + value.len() + 4);
+        self.raw.extend_from_slice(name);
+        self.raw.extend_from_slice(b": ");
+        self.raw.extend_from_slice(value);
+        self.raw.extend_from_slice(b"\r\n");
+        self.fields.push(Field {
+            name: Text { start: start as u32, len: name.len() as u32 },
+            value: Text { start: (start + name.len() + 2) as u32, len: value.len() as u32 },
+        });
+    }
+
+    /// Keeps bytes that are no line: where they are in what [`Lines::finish`] gives.
+    #[inline]
+    pub(in crate::http) fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.raw.len();
+        self.raw.extend_from_slice(bytes);
+        start..self.raw.len()
+    }
+
+    /// The fields, and the bytes that they point into.
+    pub(in crate::http) fn finish(self) -> (Headers, Bytes) {
+        let raw = self.raw.freeze();
+        (Headers { raw: raw.clone(), added: Vec::new(), fields: self.fields }, raw)
     }
 }
 

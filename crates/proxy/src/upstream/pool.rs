@@ -472,8 +472,7 @@ impl Pool {
                     if self.shared.borrow().len() < limits.h2_connections_per_endpoint {
                         let stream = self.connect(limits, b"h2").await?;
                         let (secure, room) = (self.tls.is_some(), self.room.clone());
-                        let client = h2::client::Client::handshake(stream, secure, room).await?;
-                        let client = Rc::new(client);
+                        let client = Rc::new(h2::client::Client::begin(stream, secure, room));
                         if !self.is_closed() {
                             self.shared.borrow_mut().push(client.clone());
                         }

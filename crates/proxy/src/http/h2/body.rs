@@ -6,60 +6,49 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use super::fields;
-use super::wire::Outflow;
+use super::mux::{Broken, Line, Piece, Receiver};
 use crate::fault::Fault;
-use crate::http::{Body, BodySource, Frame};
+use crate::http::{Body, BodySource, Frame, Headers};
 
 /// A body that comes in on a stream.
-pub struct Incoming {
-    stream: RecvStream,
+pub(super) struct Incoming {
+    receiver: Receiver,
     remaining: Option<u64>,
     /// The fault that a broken stream stands for, if it is one.
-    broken: fn(&h2::Error) -> Option<Fault>,
-    data_ended: bool,
+    broken: fn(Broken) -> Option<Fault>,
 }
 
 impl Incoming {
-    /// The body of a stream; `remaining` as its `content-length` says, which `h2` enforces. `broken` makes
-    /// the fault when the stream or its connection breaks, or takes that for the body's clean end.
-    pub fn new(stream: RecvStream, remaining: Option<u64>, broken: fn(&h2::Error) -> Option<Fault>) -> Self {
-        Self { stream, remaining, broken, data_ended: false }
+    /// The body of a stream; `remaining` as its `content-length` says, which is enforced where it is received.
+    /// `broken` makes the fault when the stream or its connection breaks, or takes that for the body's clean
+    /// end.
+    pub(super) fn new(
+        receiver: Receiver,
+        remaining: Option<u64>,
+        broken: fn(Broken) -> Option<Fault>,
+    ) -> Self {
+        Self { receiver, remaining, broken }
     }
 }
 
 impl BodySource for Incoming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        while !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // Fails only on a stream that is gone, which the next poll tells.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    if let Some(remaining) = &mut self.remaining {
-                        *remaining = remaining.saturating_sub(data.len() as u64);
-                    }
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::Data(data))));
-                    }
+        let line = &self.receiver.0;
+        let piece = ready!(line.mux.borrow_mut().poll_piece(line, cx));
+        Poll::Ready(match piece {
+            Some(Ok(Piece::Data(data))) => {
+                if let Some(remaining) = &mut self.remaining {
+                    *remaining = remaining.saturating_sub(data.len() as u64);
                 }
-                Some(Err(error)) => return Poll::Ready((self.broken)(&error).map(Err)),
-                None => self.data_ended = true,
+                Some(Ok(Frame::Data(data)))
             }
-        }
-        match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(map)) => {
-                let trailers = fields::received_trailers(&map);
-                if trailers.is_empty() {
-                    return Poll::Ready(None);
-                }
-                Poll::Ready(Some(Ok(Frame::Trailers(Box::new(trailers)))))
-            }
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready((self.broken)(&error).map(Err)),
-        }
+            Some(Ok(Piece::Trailers(trailers))) => Some(Ok(Frame::Trailers(trailers))),
+            Some(Err(broken)) => (self.broken)(broken).map(Err),
+            None => None,
+        })
     }
 
     fn remaining(&self) -> Option<u64> {
@@ -69,43 +58,39 @@ impl BodySource for Incoming {
 
 /// Why a body could not be sent.
 #[derive(Debug)]
-pub enum SendError {
-    /// The body failed; the stream has been reset.
+pub(super) enum SendError {
+    /// The body failed; the caller resets the stream.
     Body(Fault),
-    /// The peer reset the stream. [`Reason::NO_ERROR`]: it has answered and wants no more of the body.
-    Reset(Reason),
-    /// The connection is gone.
-    Connection(h2::Error),
+    /// The stream is broken. [`Reason::NO_ERROR`](super::Reason::NO_ERROR) from the peer: it has answered and
+    /// wants no more of the body.
+    Broken,
     /// The peer has taken nothing for too long.
     Stalled,
 }
 
 /// Sends a body: waits for each piece, then for the window for it. Watches for the peer's reset meanwhile.
 /// `sent` is told of each piece's length when it goes out. `patience` is how long the peer may take nothing;
-/// with an `outflow`, of the whole connection as long as that is what the stream waits for.
+/// with `whole`, of the whole connection as long as that is what the stream waits for.
 ///
 /// # Errors
 /// When the body fails or the peer wants no more. When it fails, and when this future is dropped, the
 /// caller resets the stream, unless dropping its last handle does.
 pub(super) async fn send(
-    stream: &mut SendStream<Bytes>,
+    line: &Line,
     body: &mut Body,
     patience: Duration,
-    outflow: Option<&Outflow>,
+    whole: bool,
     mut sent: impl FnMut(usize),
 ) -> Result<(), SendError> {
     let mut ahead = None;
     loop {
         let frame = match ahead.take() {
             Some(frame) => frame,
-            None => next(stream, body).await?,
+            None => next(line, body).await?,
         };
         let mut data = match frame {
-            None => return stream.send_data(Bytes::new(), true).map_err(SendError::Connection),
-            Some(Frame::Trailers(trailers)) => {
-                let map = fields::to_send(&trailers).map_err(SendError::Body)?;
-                return stream.send_trailers(map).map_err(SendError::Connection);
-            }
+            None => return send_data(line, Bytes::new(), true),
+            Some(Frame::Trailers(trailers)) => return send_trailers(line, &trailers),
             Some(Frame::Data(data)) => data,
         };
         // The end is told along with the last bytes where it is known already.
@@ -117,16 +102,15 @@ pub(super) async fn send(
         }
         let last = matches!(ahead, Some(None));
         while !data.is_empty() {
-            stream.reserve_capacity(data.len());
-            let room = match stream.capacity() {
-                0 => room(stream, patience, outflow).await?,
-                room => room,
+            let wants = data.len();
+            let now = poll_fn(|cx| Poll::Ready(line.mux.borrow_mut().poll_room(line, wants, cx))).await;
+            let room = match now {
+                Poll::Ready(room) => room.map_err(|_| SendError::Broken)?,
+                Poll::Pending => room(line, wants, patience, whole).await?,
             };
-            let piece = data.split_to(room.min(data.len()));
-            if !piece.is_empty() {
-                sent(piece.len());
-                stream.send_data(piece, last && data.is_empty()).map_err(SendError::Connection)?;
-            }
+            let piece = data.split_to(room);
+            sent(piece.len());
+            send_data(line, piece, last && data.is_empty())?;
         }
         if last {
             return Ok(());
@@ -134,54 +118,35 @@ pub(super) async fn send(
     }
 }
 
+fn send_data(line: &Line, data: Bytes, end: bool) -> Result<(), SendError> {
+    line.mux.borrow_mut().send_data(line, data, end).map_err(|_| SendError::Broken)
+}
+
+fn send_trailers(line: &Line, trailers: &Headers) -> Result<(), SendError> {
+    fields::check(trailers).map_err(SendError::Body)?;
+    let encode = |encoder: &mut _, out: &mut _| fields::encode(trailers, encoder, out);
+    line.mux.borrow_mut().send_block(line, true, encode).map_err(|_| SendError::Broken)
+}
+
 /// The next piece of the body, or the peer's reset, whichever is first.
-async fn next(stream: &mut SendStream<Bytes>, body: &mut Body) -> Result<Option<Frame>, SendError> {
-    poll_fn(|cx| {
-        match body.poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Ok(Some(frame))),
-            Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(SendError::Body(fault))),
-            Poll::Ready(None) => return Poll::Ready(Ok(None)),
-            Poll::Pending => {}
-        }
-        poll_reset(stream, cx)
+async fn next(line: &Line, body: &mut Body) -> Result<Option<Frame>, SendError> {
+    poll_fn(|cx| match body.poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(frame.transpose().map_err(SendError::Body)),
+        Poll::Pending => line.mux.borrow_mut().poll_broken(line, cx).map(|_| Err(SendError::Broken)),
     })
     .await
 }
 
-fn poll_reset<T>(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<T, SendError>> {
-    match ready!(stream.poll_reset(cx)) {
-        Ok(reason) => Poll::Ready(Err(SendError::Reset(reason))),
-        Err(error) => Poll::Ready(Err(SendError::Connection(error))),
-    }
-}
-
 /// How many bytes the peer has room for, as soon as it has some.
-async fn room(
-    stream: &mut SendStream<Bytes>,
-    patience: Duration,
-    outflow: Option<&Outflow>,
-) -> Result<usize, SendError> {
-    let mut before = outflow.map_or(0, Outflow::taken);
+async fn room(line: &Line, wants: usize, patience: Duration, whole: bool) -> Result<usize, SendError> {
+    let mut before = line.mux.borrow().taken();
     loop {
-        if let Ok(room) = timeout(patience, poll_fn(|cx| poll_room(stream, cx))).await {
-            return room;
+        let room = poll_fn(|cx| line.mux.borrow_mut().poll_room(line, wants, cx));
+        if let Ok(room) = timeout(patience, room).await {
+            return room.map_err(|_| SendError::Broken);
         }
-        if !outflow.is_some_and(|outflow| outflow.advances(&mut before)) {
+        if !(whole && line.mux.borrow().advances(&mut before)) {
             return Err(SendError::Stalled);
         }
-    }
-}
-
-/// How many bytes the peer has room for.
-fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<usize, SendError>> {
-    match stream.poll_capacity(cx) {
-        Poll::Ready(Some(Ok(room))) => Poll::Ready(Ok(room)),
-        Poll::Ready(Some(Err(error))) => Poll::Ready(Err(match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => SendError::Reset(reason),
-            _ => SendError::Connection(error),
-        })),
-        // The stream is closed for sending.
-        Poll::Ready(None) => Poll::Ready(Err(SendError::Reset(Reason::STREAM_CLOSED))),
-        Poll::Pending => poll_reset(stream, cx),
     }
 }

@@ -9,41 +9,43 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, Reason, SendStream};
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval_at};
 
+use super::Reason;
 use super::body::{self, Incoming};
-use super::fields;
+use super::fields::{self, Bounds, Fields, Length};
+use super::mux::{Broken, Config, Line, Mux, Ping, Receiver, Role, Sender, Shared};
+use super::wire::{self, Step};
 use crate::fault::{Fault, FaultKind};
 use crate::http::h1::{Answer, Progress, SendError};
 use crate::http::{Body, BodySource, Frame, Informational, RequestHead, ResponseHead, Version};
 
-/// Bytes that a backend may send on a stream ahead of our reading.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// Bytes that a backend may send on all streams of a connection ahead of our reading.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of a response's or trailer section's fields.
-const MAX_HEADER_LIST: u32 = 64 * 1024;
-/// A connection with streams is asked this often whether it lives, and must answer within the other.
+/// What a backend may send ahead of our reading, and what is kept of its answers.
+const CONFIG: Config = Config {
+    role: Role::Client,
+    stream_window: 64 * 1024,
+    connection_window: 1024 * 1024,
+    frame_bytes: 16 * 1024,
+    streams: 0,
+    bounds: Bounds { bytes: 64 * 1024, lines: 256 },
+    own_resets: 1024,
+    send_buffer: 128 * 1024,
+};
+/// A connection with streams is asked this often whether it lives, and must answer within that time.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A connection to a backend. Dropped, it is closed when its last stream has ended.
 pub struct Client {
-    send: SendRequest<Bytes>,
+    mux: Shared,
     state: Rc<State>,
 }
 
 struct State {
     streams: Cell<usize>,
-    closed: Cell<bool>,
     answered: Cell<bool>,
     idle_since: Cell<Instant>,
     secure: bool,
@@ -68,47 +70,31 @@ pub struct Outgoing<'a> {
 impl Client {
     /// Begins HTTP/2 with prior knowledge on a fresh connection, `secure` if it is one over TLS, which a task
     /// of its own drives. `room` is told whenever a stream ends.
-    ///
-    /// # Errors
-    /// When the connection breaks at once.
-    pub async fn handshake<I>(io: I, secure: bool, room: Rc<Notify>) -> Result<Self, Fault>
+    pub fn begin<I>(io: I, secure: bool, room: Rc<Notify>) -> Self
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (send, connection) = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEADER_LIST)
-            .max_send_buffer_size(STREAM_WINDOW as usize)
-            .enable_push(false)
-            .handshake(io)
-            .await
-            .map_err(|error| Fault::new(FaultKind::Connect, error))?;
+        let mux = Rc::new(RefCell::new(Mux::new(CONFIG)));
         let state = Rc::new(State {
             streams: Cell::new(0),
-            closed: Cell::new(false),
             answered: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             secure,
             room,
         });
-        tokio::task::spawn_local(drive(connection, state.clone()));
-        Ok(Self { send, state })
+        tokio::task::spawn_local(drive(io, mux.clone(), state.room.clone()));
+        Self { mux, state }
     }
 
     /// Whether new requests can be sent on it: it is neither closed nor going away.
     pub fn is_usable(&self) -> bool {
-        if self.state.closed.get() {
-            return false;
-        }
-        // Ready at once on a handle without a request that waits; an error once GOAWAY has come.
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        !matches!(self.send.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+        let mux = self.mux.borrow();
+        mux.dead.is_none() && !mux.left && mux.can_open()
     }
 
     /// Whether the backend takes one more stream now.
     pub fn has_room(&self) -> bool {
-        self.state.streams.get() < self.send.current_max_send_streams()
+        self.state.streams.get() < self.mux.borrow().peer_streams as usize
     }
 
     /// Whether the backend has answered a request on it.
@@ -134,90 +120,97 @@ impl Client {
     pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Answer, SendError> {
         let unsent = |fault| SendError { fault, progress: Progress::Unsent };
         let Outgoing { head, endpoint, body, informational, hold } = outgoing;
-        let request = request(head, endpoint, self.state.secure, &body).map_err(unsent)?;
-        let mut send = self.send.clone();
-        let broken = |error: h2::Error| SendError { progress: progress(&error), fault: broken(&error) };
-        // Going away, or gone, since it was taken from the pool.
-        let gone = |error| unsent(Fault::new(FaultKind::UpstreamClosed, error));
-        poll_fn(|cx| send.poll_ready(cx)).await.map_err(gone)?;
+        fields::check(&head.headers).map_err(unsent)?;
         let counted = Counted::new(&self.state);
-        let ended = body.is_empty();
-        let (response, stream) = send.send_request(request, ended).map_err(gone)?;
-        drop(send);
-        let failed = Rc::new(RefCell::new(None));
-        let mut pump = match ended {
-            true => Pump::Done,
-            // What comes from an HTTP/2 stream may go on whatever becomes of the answer, as gRPC's
-            // streams do. A connection of HTTP/1.1 is read by the task that also writes to it.
-            false if head.version == Version::Http2 => {
-                let task = tokio::task::spawn_local(run(stream, body, failed.clone(), hold.clone()));
-                Pump::Task(task.abort_handle())
-            }
-            false => Pump::Here(Box::pin(run(stream, body, failed.clone(), hold.clone()))),
-        };
-        let answer = poll_fn(|cx| {
-            pump.poll(cx);
-            if let Some(fault) = failed.borrow_mut().take() {
+        // Going away, or gone, since it was taken from the pool.
+        let gone = |broken| unsent(Fault::new(FaultKind::UpstreamClosed, broken));
+        let key = poll_fn(|cx| self.mux.borrow_mut().poll_open(cx)).await.map_err(gone)?;
+        let id = self.mux.borrow().streams[key].id;
+        let line = Line { mux: self.mux.clone(), key, id };
+        let (receiver, sender) = (Receiver(line.clone()), Sender(line.clone()));
+        send_head(&line, head, endpoint, self.state.secure, &body).map_err(gone)?;
+        let mut sending = Sending { pump: Pump::Done, failed: None };
+        if body.is_empty() {
+            drop(sender);
+        } else {
+            sending.begin(sender, body, head.version, &hold).await;
+        }
+        let fields = poll_fn(|cx| {
+            if let Some(fault) = sending.poll(cx) {
                 return Poll::Ready(Err(SendError { fault, progress: Progress::Answered }));
             }
-            Poll::Pending
-        });
-        let response = head_of(response, informational);
-        let response = tokio::select! {
-            biased;
-            failed = answer => return failed,
-            response = response => response,
-        };
-        let response = match response {
-            Ok(response) => response,
-            Err(error) => {
-                if let Some(fault) = failed.borrow_mut().take() {
-                    return Err(SendError { fault, progress: Progress::Answered });
-                }
-                return Err(broken(error));
-            }
-        };
+            self.mux
+                .borrow_mut()
+                .poll_head(&line, informational.as_ref(), cx)
+                .map_err(|broken| SendError { fault: fault(broken), progress: progress(broken) })
+        })
+        .await?;
         self.state.answered.set(true);
-        let (parts, incoming) = response.into_parts();
-        let mut headers = fields::received(&parts.headers);
+        let Fields { status, mut headers, length, .. } = *fields;
+        let status =
+            status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_GATEWAY);
         let bodiless = head.method == Method::HEAD
-            || parts.status == StatusCode::NOT_MODIFIED
-            || parts.status == StatusCode::NO_CONTENT;
-        let length = headers.get("content-length").and_then(parse_length);
-        if !(head.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED) {
+            || status == StatusCode::NOT_MODIFIED
+            || status == StatusCode::NO_CONTENT;
+        if !(head.method == Method::HEAD || status == StatusCode::NOT_MODIFIED) && length != Length::Unknown {
             headers.remove("content-length");
         }
-        let head = ResponseHead { status: parts.status, headers };
-        let body = if incoming.is_end_stream() {
+        let head = ResponseHead { status, headers };
+        let ended = self.mux.borrow_mut().has_ended(&line);
+        let body = if ended {
             Body::Empty
         } else {
-            let length = if bodiless { Some(0) } else { length };
-            let incoming = Incoming::new(incoming, length, broken_body);
-            Body::Stream(Box::new(Response { incoming, pump, failed, _counted: counted, _hold: hold }))
+            let length = match length {
+                _ if bodiless => Some(0),
+                Length::Known(length) => Some(length),
+                _ => None,
+            };
+            let incoming = Incoming::new(receiver, length, broken_body);
+            Body::Stream(Box::new(Response { incoming, sending, _counted: counted, _hold: hold }))
         };
         Ok(Answer { head, body, tunnel: None })
     }
 }
 
-async fn drive<I>(mut connection: h2::client::Connection<I, Bytes>, state: Rc<State>)
+/// Drives a connection to its end: until the peer ends it, or nobody wants it any more.
+async fn drive<I>(mut io: I, mux: Shared, room: Rc<Notify>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut pings = connection.ping_pong();
-    loop {
-        tokio::select! {
-            _ = &mut connection => break,
-            () = tokio::time::sleep(PING_INTERVAL) => {}
+    let mut tick = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    let mut heard = 0;
+    poll_fn(|cx| {
+        loop {
+            while tick.poll_tick(cx).is_ready() {
+                let mut mux = mux.borrow_mut();
+                mux.idle_frames = 0;
+                let silent = std::mem::replace(&mut heard, mux.received) == mux.received;
+                if silent && mux.pings[Ping::Alive as usize] {
+                    mux.fail(Broken::Closed, None);
+                } else if silent && mux.open > 0 {
+                    mux.ping(Ping::Alive);
+                }
+            }
+            match wire::poll_step(&mut io, &mux, cx) {
+                Poll::Ready(Step::Received) => {}
+                Poll::Ready(Step::Ended) => return Poll::Ready(()),
+                // Whoever else holds it has requests on it, or may send some.
+                Poll::Pending if Rc::strong_count(&mux) == 1 => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
         }
-        let Some(pings) = pings.as_mut().filter(|_| state.streams.get() > 0) else { continue };
-        let pong = tokio::time::timeout(PING_TIMEOUT, pings.ping(Ping::opaque()));
-        tokio::select! {
-            _ = &mut connection => break,
-            answered = pong => if !matches!(answered, Ok(Ok(_))) { break },
-        }
+    })
+    .await;
+    mux.borrow_mut().fail(Broken::Closed, None);
+    room.notify_waiters();
+    let _ = tokio::time::timeout(Duration::from_secs(1), tokio::io::AsyncWriteExt::shutdown(&mut io)).await;
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // The connection's task sees that nobody is left.
+        self.mux.borrow_mut().stir();
     }
-    state.closed.set(true);
-    state.room.notify_waiters();
 }
 
 /// Counts a stream until it is dropped.
@@ -241,101 +234,81 @@ impl Drop for Counted {
     }
 }
 
-fn request(
+/// Sends a request's head.
+fn send_head(
+    line: &Line,
     head: &RequestHead,
     endpoint: SocketAddr,
     secure: bool,
     body: &Body,
-) -> Result<http::Request<()>, Fault> {
-    let invalid = |_| Fault::new(FaultKind::Internal, "a target that HTTP/2 cannot carry");
-    let authority = match head.authority.text() {
-        text if text.is_empty() => Authority::try_from(endpoint.to_string()).map_err(invalid)?,
-        text => Authority::from_maybe_shared(text.clone()).map_err(invalid)?,
-    };
-    let mut parts = http::uri::Parts::default();
-    // Of the connection to the backend, not of the client's: some servers refuse `https` in plain text.
-    parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = Some(authority);
-    let target = PathAndQuery::from_maybe_shared(head.target.text().clone()).map_err(invalid)?;
-    parts.path_and_query = Some(target);
-    let uri = Uri::from_parts(parts)
-        .map_err(|_| Fault::new(FaultKind::Internal, "a target that HTTP/2 cannot carry"))?;
-    let mut request = http::Request::new(());
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = http::Version::HTTP_2;
-    *request.headers_mut() = fields::to_send(&head.headers)?;
-    if let Some(length) = body.remaining().filter(|_| !body.is_empty()) {
-        request.headers_mut().insert("content-length", length.into());
+) -> Result<(), Broken> {
+    let mut mux = line.mux.borrow_mut();
+    if let Some(stream) = mux.stream(line) {
+        stream.head_sent = true;
+        stream.bodiless = head.method == Method::HEAD;
     }
-    Ok(request)
+    mux.send_block(line, body.is_empty(), |encoder, out| {
+        encoder.method(head.method.as_str().as_bytes(), out);
+        // Of the connection to the backend, not of the client's: some servers refuse `https` in plain text.
+        encoder.scheme(if secure { b"https" } else { b"http" }, out);
+        if head.authority.text().is_empty() {
+            encoder.authority(endpoint.to_string().as_bytes(), out);
+        } else {
+            encoder.authority(head.authority.text(), out);
+        }
+        encoder.path(head.target.text(), out);
+        fields::encode(&head.headers, encoder, out);
+        if let Some(length) = body.remaining().filter(|_| !body.is_empty()) {
+            encoder.field(b"content-length", itoa::Buffer::new().format(length).as_bytes(), out);
+        }
+    })
 }
 
 /// How long a backend may take nothing of a request's body, whatever else limits the exchange.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// The fault of a request's body, once it has failed.
+type Failed = Rc<RefCell<Option<Fault>>>;
+
 /// Sends the body, and keeps the fault if it is the body's. What the backend says against it shows in the
 /// response.
-async fn run(
-    mut stream: SendStream<Bytes>,
-    mut body: Body,
-    failed: Rc<RefCell<Option<Fault>>>,
-    _hold: Rc<dyn Any>,
-) {
-    match body::send(&mut stream, &mut body, PATIENCE, None, |_| {}).await {
-        Err(body::SendError::Body(fault)) => {
-            failed.replace(Some(fault));
-            stream.send_reset(Reason::CANCEL);
-        }
-        Err(body::SendError::Stalled) => {
-            failed.replace(Some(FaultKind::UpstreamTimeout.into()));
-            stream.send_reset(Reason::CANCEL);
-        }
-        Ok(()) | Err(body::SendError::Reset(_) | body::SendError::Connection(_)) => {}
-    }
-}
-
-/// The head of the final response; those before it are told.
-async fn head_of(
-    mut response: ResponseFuture,
-    informational: Option<Informational>,
-) -> Result<http::Response<h2::RecvStream>, h2::Error> {
-    if let Some(tell) = informational {
-        while let Some(interim) = poll_fn(|cx| response.poll_informational(cx)).await {
-            let (parts, ()) = interim?.into_parts();
-            if parts.status != StatusCode::CONTINUE {
-                tell(ResponseHead { status: parts.status, headers: fields::received(&parts.headers) });
-            }
-        }
-    }
-    response.await
-}
-
-fn parse_length(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.parse().ok()
+async fn run(sender: Sender, mut body: Body, failed: Failed, _hold: Rc<dyn Any>) {
+    let line = &sender.0;
+    let fault = match body::send(line, &mut body, PATIENCE, false, |_| {}).await {
+        Err(body::SendError::Body(fault)) => fault,
+        Err(body::SendError::Stalled) => FaultKind::UpstreamTimeout.into(),
+        Ok(()) | Err(body::SendError::Broken) => return,
+    };
+    failed.replace(Some(fault));
+    line.mux.borrow_mut().reset(line, Reason::CANCEL);
 }
 
 /// How far a request had got when its stream broke.
-fn progress(error: &h2::Error) -> Progress {
-    // RFC 9113 sections 6.8 and 8.7: not processed, safe to send again.
-    let refused = error.reason() == Some(Reason::REFUSED_STREAM);
-    let left_behind = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
-    if error.is_remote() && (refused || left_behind) { Progress::Unsent } else { Progress::Unanswered }
+fn progress(broken: Broken) -> Progress {
+    match broken {
+        // RFC 9113 sections 6.8 and 8.7: not processed, safe to send again.
+        Broken::Reset(Reason::REFUSED_STREAM) | Broken::LeftBehind => Progress::Unsent,
+        _ => Progress::Unanswered,
+    }
 }
 
-fn broken(error: &h2::Error) -> Fault {
-    if error.is_io() || error.is_remote() {
-        Fault::new(FaultKind::UpstreamClosed, error)
-    } else {
-        Fault::new(FaultKind::UpstreamProtocol, error)
+fn fault(broken: Broken) -> Fault {
+    match broken {
+        Broken::Violation(_) => Fault::new(FaultKind::UpstreamProtocol, broken),
+        _ => Fault::new(FaultKind::UpstreamClosed, broken),
     }
 }
 
 /// What a break within the response's body stands for; none if the backend only wants no more of the
 /// request (RFC 9113 section 8.1).
-fn broken_body(error: &h2::Error) -> Option<Fault> {
-    let content = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
-    (!content).then(|| broken(error))
+fn broken_body(broken: Broken) -> Option<Fault> {
+    (broken != Broken::Reset(Reason::NO_ERROR)).then(|| fault(broken))
+}
+
+/// What is left of sending a request's body.
+struct Sending {
+    pump: Pump,
+    failed: Option<Failed>,
 }
 
 /// What sends the request's body.
@@ -348,13 +321,32 @@ enum Pump {
     Done,
 }
 
-impl Pump {
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        if let Self::Here(run) = self
+impl Sending {
+    /// Sends what there is; what is still to come goes on the client's own pace.
+    async fn begin(&mut self, sender: Sender, body: Body, version: Version, hold: &Rc<dyn Any>) {
+        let failed = Failed::default();
+        let mut run: Pin<Box<dyn Future<Output = ()>>> =
+            Box::pin(run(sender, body, failed.clone(), hold.clone()));
+        self.failed = Some(failed);
+        if poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx))).await.is_ready() {
+            return;
+        }
+        // What comes from an HTTP/2 stream may go on whatever becomes of the answer, as gRPC's streams do. A
+        // connection of HTTP/1.1 is read by the task that also writes to it.
+        self.pump = match version {
+            Version::Http2 => Pump::Task(tokio::task::spawn_local(run).abort_handle()),
+            Version::Http10 | Version::Http11 => Pump::Here(run),
+        };
+    }
+
+    /// Goes on; gives the fault when the body has failed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        if let Pump::Here(run) = &mut self.pump
             && run.as_mut().poll(cx).is_ready()
         {
-            *self = Self::Done;
+            self.pump = Pump::Done;
         }
+        self.failed.as_ref()?.borrow_mut().take()
     }
 }
 
@@ -369,22 +361,18 @@ impl Drop for Pump {
 /// A response's body, and what is left of the request's.
 struct Response {
     incoming: Incoming,
-    pump: Pump,
-    failed: Rc<RefCell<Option<Fault>>>,
+    sending: Sending,
     _counted: Counted,
     _hold: Rc<dyn Any>,
 }
 
 impl BodySource for Response {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        self.pump.poll(cx);
-        let frame = self.incoming.poll_frame(cx);
-        if let Poll::Ready(Some(Err(_))) = &frame
-            && let Some(fault) = self.failed.borrow_mut().take()
-        {
-            return Poll::Ready(Some(Err(fault)));
+        let failed = self.sending.poll(cx);
+        match (self.incoming.poll_frame(cx), failed) {
+            (Poll::Ready(Some(Err(_))), Some(fault)) => Poll::Ready(Some(Err(fault))),
+            (frame, _) => frame,
         }
-        frame
     }
 
     fn remaining(&self) -> Option<u64> {

@@ -1,8 +1,20 @@
-//! HTTP/2 (RFC 9113), on the `h2` crate: the clients' side, the backends' side and what they share.
+//! HTTP/2 (RFC 9113): the clients' side, the backends' side, and the engine that both stand on.
+//!
+//! A connection has a task, which reads frames and writes what waits ([`wire`]); its streams are other tasks
+//! of the same thread ([`server`], [`client`]). They meet in the connection's state ([`mux`]; what comes is in
+//! [`receive`], what goes out in [`output`]), without locks. Heads are checked while they are decoded
+//! ([`hpack`], [`fields`]) and become the same [`Headers`](crate::http::Headers) as those of HTTP/1.1.
 
-pub mod body;
+mod body;
 pub mod client;
-pub mod fields;
+mod fields;
+mod frame;
+pub mod hpack;
+mod mux;
+mod output;
+mod receive;
 mod request;
 pub mod server;
 mod wire;
+
+pub use frame::Reason;

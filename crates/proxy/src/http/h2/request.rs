@@ -1,14 +1,11 @@
-//! A received HTTP/2 head as a [`RequestHead`], strictly. The `h2` crate has already refused what breaks
-//! RFC 9113 section 8: upper-case names, connection-specific fields, pseudo-fields that are missing, unknown,
-//! repeated or late, and bodies that do not have their `content-length`.
+//! A received HTTP/2 head as a [`RequestHead`], strictly. What is malformed by RFC 9113 section 8 has been
+//! refused while it was decoded (see [`fields`](super::fields)); here is what is answered.
 
 use bytes::Bytes;
-use http::header::HeaderMap;
-use http::{Method, request::Parts};
+use http::Method;
 
-use super::fields;
+use super::fields::{Fields, Length, SchemeField};
 use crate::fault::FaultKind;
-use crate::http::h1::names::is_protected;
 use crate::http::{Authority, RequestHead, Scheme, Target, Version, path};
 use crate::limits::Limits;
 
@@ -23,57 +20,47 @@ pub(super) struct Received {
 }
 
 /// Takes a head in.
-pub(super) fn receive(parts: &Parts, secure: bool, limits: &Limits) -> Outcome {
+pub(super) fn receive(fields: Fields, secure: bool, limits: &Limits) -> Outcome {
     let bad = |what| Err((FaultKind::BadRequest, what));
-    if parts.method == Method::CONNECT {
+    if fields.too_large {
+        return Err((FaultKind::HeadersTooLarge, "too many header fields"));
+    }
+    let Some(method) = fields.method else { return bad("no method") };
+    if method == Method::CONNECT {
         return Err((FaultKind::NotImplemented, "CONNECT"));
     }
-    if parts.headers.len() > limits.header_lines {
-        return Err((FaultKind::HeadersTooLarge, "too many header lines"));
-    }
-    if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
+    if fields.scheme == Some(SchemeField::Other) {
         return bad("neither http nor https");
     }
-    if parts.headers.values().any(|value| value.as_bytes().iter().any(|b| *b >= 0x80)) {
-        return bad("a header value outside ASCII");
+    if let Some(doubtful) = fields.doubtful {
+        return bad(doubtful);
     }
-    // RFC 9113 section 8.2.1. What is matched here with its blanks, HTTP/1.1 backends read without.
-    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    if parts.headers.values().map(http::HeaderValue::as_bytes).any(|v| blank(v.first()) || blank(v.last())) {
-        return bad("a header value with blanks around it");
+    if fields.hosts > 1 {
+        return bad("more than one Host");
     }
-    let authority = authority(parts)?;
-    let target = target(parts, limits)?;
-    let content_length = content_length(&parts.headers)?;
-    let expects_continue = match parts.headers.get("expect").map(http::HeaderValue::as_bytes) {
-        None => false,
-        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => true,
-        Some(_) => return Err((FaultKind::ExpectationFailed, "an unknown expectation")),
+    let authority = authority(fields.authority, fields.host)?;
+    let target = target(&method, fields.path.unwrap_or_default(), limits)?;
+    let content_length = match fields.length {
+        Length::Unknown => None,
+        Length::Known(length) => Some(length),
+        Length::Malformed => return bad("a malformed content-length"),
     };
-    let mut headers = fields::received(&parts.headers);
-    headers.remove_if(|name, _| {
-        // Twins, such as `x_forwarded_for`: see `h1::Underscores`.
-        (name.contains(&b'_') && is_protected(name)) || matches!(name, b"expect" | b"content-length")
-    });
+    if fields.expect == Some(false) {
+        return Err((FaultKind::ExpectationFailed, "an unknown expectation"));
+    }
     let scheme = if secure { Scheme::Https } else { Scheme::Http };
-    let method = parts.method.clone();
-    let head = RequestHead { method, scheme, authority, target, version: Version::Http2, headers };
-    Ok(Received { head, expects_continue, content_length })
+    let (version, headers) = (Version::Http2, fields.headers);
+    let head = RequestHead { method, scheme, authority, target, version, headers };
+    Ok(Received { head, expects_continue: fields.expect.is_some(), content_length })
 }
 
 /// `:authority`, or `Host` where that is all there is; they must not differ (RFC 9113 section 8.3.1).
-fn authority(parts: &Parts) -> Result<Authority, (FaultKind, &'static str)> {
-    let parse = |text: &[u8]| match Authority::parse(Bytes::copy_from_slice(text)) {
+fn authority(named: Option<Bytes>, host: Option<Bytes>) -> Result<Authority, (FaultKind, &'static str)> {
+    let parse = |text| match Authority::parse(text) {
         Ok(authority) if !authority.host().is_empty() => Ok(authority),
         _ => Err((FaultKind::BadRequest, "a malformed authority")),
     };
-    let mut hosts = parts.headers.get_all("host").iter();
-    let host = hosts.next().map(|value| parse(value.as_bytes())).transpose()?;
-    if hosts.next().is_some() {
-        return Err((FaultKind::BadRequest, "more than one Host"));
-    }
-    let named = parts.uri.authority().map(|a| parse(a.as_str().as_bytes())).transpose()?;
-    match (named, host) {
+    match (named.map(parse).transpose()?, host.map(parse).transpose()?) {
         (Some(a), Some(b)) if a.host() != b.host() || a.port() != b.port() => {
             Err((FaultKind::BadRequest, "Host differs from :authority"))
         }
@@ -82,40 +69,35 @@ fn authority(parts: &Parts) -> Result<Authority, (FaultKind, &'static str)> {
     }
 }
 
-fn target(parts: &Parts, limits: &Limits) -> Result<Target, (FaultKind, &'static str)> {
-    let text = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+fn target(method: &Method, text: Bytes, limits: &Limits) -> Result<Target, (FaultKind, &'static str)> {
     if text.len() > limits.target_bytes {
         return Err((FaultKind::TargetTooLong, "the path is too long"));
     }
-    match text {
-        "*" if parts.method == Method::OPTIONS => Ok(Target::new(Bytes::from_static(b"*"))),
-        "*" => Err((FaultKind::BadRequest, "* is for OPTIONS")),
-        text => path::normalise(&Bytes::copy_from_slice(text.as_bytes()))
-            .map_err(|kind| (kind, "a malformed path")),
-    }
-}
-
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, (FaultKind, &'static str)> {
-    let mut lines = headers.get_all("content-length").iter();
-    let Some(line) = lines.next() else { return Ok(None) };
-    let digits = line.as_bytes();
-    let number = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
-    match (number.and_then(|n| n.parse().ok()), lines.next()) {
-        (Some(length), None) => Ok(Some(length)),
-        _ => Err((FaultKind::BadRequest, "a malformed content-length")),
+    match &text[..] {
+        b"*" if *method == Method::OPTIONS => Ok(Target::new(text)),
+        b"*" => Err((FaultKind::BadRequest, "* is for OPTIONS")),
+        _ => path::normalise(&text).map_err(|kind| (kind, "a malformed path")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::{Bounds, Section, Taking};
+    use super::super::hpack::Sink;
     use super::*;
 
     fn receive_from(method: &str, uri: &str, headers: &[(&str, &str)]) -> Outcome {
-        let mut request = http::Request::builder().method(method).uri(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        receive(&request.body(()).unwrap().into_parts().0, true, &Limits::default())
+        let limits = Limits::default();
+        let bounds = Bounds { bytes: limits.head_bytes, lines: limits.header_lines };
+        let mut taking = Taking::new(Section::Request, bounds, 0);
+        let (scheme, rest) = uri.split_once("://").unwrap_or(("https", uri));
+        let (authority, path) = rest.split_at(rest.find(['/', '*', '#']).unwrap_or(rest.len()));
+        let pseudo = [(":method", method), (":scheme", scheme), (":path", path), (":authority", authority)];
+        let pseudo = pseudo.iter().filter(|(_, value)| !value.is_empty());
+        pseudo.chain(headers).for_each(|(name, value)| taking.field(name.as_bytes(), value.as_bytes()));
+        let fields = taking.finish();
+        assert_eq!(fields.malformed, None);
+        receive(fields, true, &limits)
     }
 
     #[test]
@@ -153,7 +135,9 @@ mod tests {
         assert_eq!(refused("GET", "*", &[("host", "a")]), Some(400));
         assert_eq!(refused("OPTIONS", "*", &[("host", "a")]), None);
         assert_eq!(refused("GET", "https://a/../../x", &[]), Some(400));
+        assert_eq!(refused("GET", "https://a/x#y", &[]), Some(400));
         assert_eq!(refused("GET", "ftp://a/", &[]), Some(400));
+        assert_eq!(refused("GET", a, &[("x", "\u{e9}")]), Some(400));
         assert_eq!(refused("GET", a, &[("content-length", "+1")]), Some(400));
         assert_eq!(refused("GET", a, &[("content-length", "1"), ("content-length", "1")]), Some(400));
         assert_eq!(refused("GET", a, &[("expect", "tea")]), Some(417));

@@ -8,21 +8,23 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, interval_at, sleep, timeout};
+use tokio::time::{Instant, Sleep, interval_at, sleep};
 
+use super::Reason;
 use super::body::{self, Incoming, SendError};
-use super::fields;
+use super::fields::{self, Bounds, Fields};
+use super::mux::{Broken, Config, Line, Mux, Ping, Receiver, Role, Sender, Shared, Violation};
 use super::request::{self, Received};
-use super::wire::{Outflow, Wire};
+use super::wire::{self, Step};
 use crate::drain::DrainWatch;
 use crate::fault::{Fault, FaultKind};
-use crate::http::{Body, BodySource, Connection, Frame, Handler, Request, Response, ResponseHead, reply};
+use crate::http::{
+    Body, BodySource, Connection, Frame, Handler, Headers, Request, Response, ResponseHead, reply,
+};
 use crate::limits::Limits;
 use crate::observe::Recorder;
 
@@ -37,12 +39,12 @@ pub struct Settings<'a> {
 }
 
 /// Streams that a client may cancel before their answer beyond those that it lets end; then the connection
-/// is ended (CVE-2023-44487, where the `h2` crate does not see it because the stream was accepted before).
+/// is ended (CVE-2023-44487).
 const CANCELLED: u64 = 256;
 
 /// Serves one connection until its end. `initial` is what has already been read from it.
 pub async fn serve<I, H>(
-    io: I,
+    mut io: I,
     initial: Bytes,
     connection: Rc<Connection>,
     handler: Rc<H>,
@@ -53,52 +55,76 @@ pub async fn serve<I, H>(
 {
     let Settings { limits, recorder, mut drain } = settings;
     let http2 = &limits.http2;
-    let received = Rc::new(Cell::new(0));
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(http2.concurrent_streams)
-        .initial_window_size(http2.stream_window)
-        .initial_connection_window_size(http2.connection_window)
-        .max_frame_size(http2.frame_bytes)
-        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(http2.send_buffer)
-        .max_pending_accept_reset_streams(http2.pending_resets)
-        .max_local_error_reset_streams(Some(http2.own_resets));
-    let outflow = Rc::new(Outflow::new(connection.taken.clone()));
-    let wired = Wire::new(io, initial, received.clone(), outflow.clone());
-    let handshake = builder.handshake::<_, Bytes>(wired);
-    let Ok(Ok(mut wire)) = timeout(limits.head_timeout, handshake).await else { return };
+    let mut mux = Mux::new(Config {
+        role: Role::Server,
+        stream_window: http2.stream_window,
+        connection_window: http2.connection_window,
+        frame_bytes: http2.frame_bytes,
+        streams: http2.concurrent_streams,
+        bounds: Bounds { bytes: limits.head_bytes, lines: limits.header_lines },
+        own_resets: http2.own_resets,
+        send_buffer: http2.send_buffer,
+    });
+    mux.below.clone_from(&connection.taken);
+    if let Err(Violation(reason, what)) = mux.receive(&mut BytesMut::from(initial)) {
+        mux.fail(Broken::Violation(what), Some(reason));
+    }
+    let mux = Rc::new(RefCell::new(mux));
     let streams = Rc::new(Streams {
         recorder,
         limits: limits.clone(),
         connection,
-        outflow,
         open: Cell::default(),
         ended: Cell::default(),
         cancelled: Cell::default(),
     });
-    let mut life = Life::new(&mut wire, received, limits);
-    loop {
-        let accepted = poll_fn(|cx| {
-            if !life.leaving && drain.poll_draining(cx).is_ready() {
-                life.leave(&mut wire);
+    let mut life = Life::new(limits);
+    // Dropped with this future, whatever becomes of it: the streams are not to wait for a connection that
+    // nobody drives.
+    let driven = Driven(mux);
+    let mux = &driven.0;
+    poll_fn(|cx| {
+        loop {
+            if drain.poll_draining(cx).is_ready() {
+                life.leave(mux);
             }
-            if life.poll_dead(cx, &mut wire, &streams).is_ready() {
-                return Poll::Ready(None);
+            if life.poll_dead(cx, mux, &streams).is_ready() {
+                return Poll::Ready(());
             }
-            wire.poll_accept(cx)
-        });
-        let Some(Ok((request, respond))) = accepted.await else { return };
-        streams.open.set(streams.open.get() + 1);
-        if !life.leaving && drain.is_draining() {
-            // A drain is announced: this request is served, further ones come on another connection.
-            life.leave(&mut wire);
+            match ready!(wire::poll_step(&mut io, mux, cx)) {
+                Step::Ended => return Poll::Ready(()),
+                Step::Received => {}
+            }
+            loop {
+                let Some((key, fields)) = mux.borrow_mut().accepted.pop_front() else { break };
+                streams.open.set(streams.open.get() + 1);
+                if drain.is_draining() {
+                    // A drain is announced: this request is served, further ones come on another connection.
+                    life.leave(mux);
+                }
+                let stream = Stream::new(&streams, mux, key);
+                tokio::task::spawn_local(stream.serve(fields, handler.clone()));
+            }
+            if streams.cancelled.get() > CANCELLED + streams.ended.get() {
+                let broken = Broken::Violation("too many requests that are cancelled");
+                mux.borrow_mut().fail(broken, Some(Reason::ENHANCE_YOUR_CALM));
+            }
         }
-        if streams.cancelled.get() > CANCELLED + streams.ended.get() {
-            wire.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-        }
-        let served = Stream { streams: streams.clone() }.serve(request, respond, handler.clone());
-        tokio::task::spawn_local(served);
+    })
+    .await;
+    let is_there = driven.0.borrow().dead != Some(Broken::Closed);
+    drop(driven);
+    if is_there {
+        wire::close(&mut io).await;
+    }
+}
+
+/// A connection that is driven; dropped, it has ended.
+struct Driven(Shared);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.borrow_mut().fail(Broken::Closed, None);
     }
 }
 
@@ -107,7 +133,7 @@ struct Streams {
     recorder: Rc<Recorder>,
     limits: Rc<Limits>,
     connection: Rc<Connection>,
-    outflow: Rc<Outflow>,
+    /// Streams that are served.
     open: Cell<u32>,
     /// Streams that ended with an answer.
     ended: Cell<u64>,
@@ -117,15 +143,15 @@ struct Streams {
 
 /// Whether the connection is still of use.
 struct Life {
-    ping: Option<h2::PingPong>,
     /// When the PING that waits for its answer was sent.
     pinged: Option<Instant>,
-    received: Rc<Cell<u64>>,
     received_before: u64,
     taken_before: u64,
     tick: tokio::time::Interval,
     idle_since: Instant,
     leaving: bool,
+    /// Until when the client has to have sent its preface.
+    greeting: Option<Instant>,
     expires: Option<Instant>,
     idle_timeout: Duration,
     ping_interval: Duration,
@@ -134,29 +160,21 @@ struct Life {
 }
 
 impl Life {
-    fn new<I>(
-        wire: &mut h2::server::Connection<Wire<I>, Bytes>,
-        received: Rc<Cell<u64>>,
-        limits: &Limits,
-    ) -> Self
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
+    fn new(limits: &Limits) -> Self {
         let http2 = &limits.http2;
         let now = Instant::now();
         let every = http2.idle_timeout.min(http2.ping_interval).min(http2.ping_timeout);
-        let every = every.max(Duration::from_millis(10));
+        let every = every.min(limits.head_timeout).max(Duration::from_millis(10));
         // Spread, so that clients that came together do not go together.
         let age = |age: Duration| now + age.mul_f64(rand::random_range(0.9..1.1));
         Self {
-            ping: wire.ping_pong(),
             pinged: None,
-            received_before: received.get(),
+            received_before: 0,
             taken_before: 0,
-            received,
             tick: interval_at(now + every, every),
             idle_since: now,
             leaving: false,
+            greeting: Some(now + limits.head_timeout),
             expires: http2.max_age.map(age),
             idle_timeout: http2.idle_timeout,
             ping_interval: http2.ping_interval,
@@ -165,42 +183,34 @@ impl Life {
         }
     }
 
-    /// Two-step GOAWAY (RFC 9113 section 6.8): first one that refuses nothing, and when the client has seen
-    /// that, one with the last stream.
-    fn leave<I>(&mut self, wire: &mut h2::server::Connection<Wire<I>, Bytes>)
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
-        wire.graceful_shutdown();
-        self.leaving = true;
-        self.idle_since = Instant::now();
+    fn leave(&mut self, mux: &Shared) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            mux.borrow_mut().leave();
+            self.idle_since = Instant::now();
+        }
     }
 
     /// Ready when the connection is to be dropped. Begins to leave when it is idle or old, and asks a silent
     /// peer whether it lives.
-    fn poll_dead<I>(
-        &mut self,
-        cx: &mut Context<'_>,
-        wire: &mut h2::server::Connection<Wire<I>, Bytes>,
-        streams: &Streams,
-    ) -> Poll<()>
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
-        if let Some(ping) = &mut self.ping
-            && self.pinged.is_some()
-            && ping.poll_pong(cx).is_ready()
-        {
-            self.pinged = None;
-        }
+    fn poll_dead(&mut self, cx: &mut Context<'_>, mux: &Shared, streams: &Streams) -> Poll<()> {
         loop {
             ready!(self.tick.poll_tick(cx));
             let now = Instant::now();
-            if self.received.get() != self.received_before {
-                self.received_before = self.received.get();
+            let mut state = mux.borrow_mut();
+            state.idle_frames = 0;
+            if !state.pings[Ping::Alive as usize] {
+                self.pinged = None;
+            }
+            if state.greeted {
+                self.greeting = None;
+            }
+            if self.greeting.is_some_and(|until| now >= until) {
+                return Poll::Ready(());
+            }
+            if std::mem::replace(&mut self.received_before, state.received) != state.received {
                 self.heard = now;
             }
-            if streams.outflow.advances(&mut self.taken_before) {
+            if state.advances(&mut self.taken_before) {
                 // A PING waits behind what a slow client takes, which may be the rest of streams that have
                 // ended here.
                 self.heard = now;
@@ -213,17 +223,18 @@ impl Life {
             if open {
                 self.idle_since = now;
             }
+            if open && self.pinged.is_none() && now - self.heard >= self.ping_interval {
+                state.ping(Ping::Alive);
+                self.pinged = Some(now);
+            }
+            drop(state);
             if self.leaving {
                 // The client has had its time to answer the first GOAWAY.
                 if !open && now - self.idle_since >= self.ping_timeout {
                     return Poll::Ready(());
                 }
             } else if now - self.idle_since >= self.idle_timeout || self.expires.is_some_and(|at| now >= at) {
-                self.leave(wire);
-            }
-            if open && self.pinged.is_none() && now - self.heard >= self.ping_interval {
-                let sent = self.ping.as_mut().map(|ping| ping.send_ping(h2::Ping::opaque()));
-                self.pinged = sent.and_then(Result::ok).map(|()| now);
+                self.leave(mux);
             }
         }
     }
@@ -232,6 +243,8 @@ impl Life {
 /// One stream; counts as open while it exists.
 struct Stream {
     streams: Rc<Streams>,
+    receiver: Option<Receiver>,
+    sender: Sender,
 }
 
 impl Drop for Stream {
@@ -240,51 +253,42 @@ impl Drop for Stream {
     }
 }
 
-/// The sending side of a stream, also for 1xx responses while the request is handled.
-type Sender = Rc<RefCell<SendResponse<Bytes>>>;
-
 impl Stream {
-    async fn serve<H: Handler>(
-        self,
-        request: http::Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        handler: Rc<H>,
-    ) {
-        let sender = Rc::new(RefCell::new(respond));
-        let answered = AssertUnwindSafe(self.answer(request, &sender, &*handler)).catch_unwind().await;
+    fn new(streams: &Rc<Streams>, mux: &Shared, key: usize) -> Self {
+        let line = Line { mux: mux.clone(), key, id: mux.borrow().streams[key].id };
+        Self { streams: streams.clone(), receiver: Some(Receiver(line.clone())), sender: Sender(line) }
+    }
+
+    async fn serve<H: Handler>(mut self, fields: Fields, handler: Rc<H>) {
+        let answered = AssertUnwindSafe(self.answer(fields, &*handler)).catch_unwind().await;
         let count = |cell: &Cell<u64>| cell.set(cell.get() + 1);
         match answered {
             Ok(Some(())) => count(&self.streams.ended),
             Ok(None) => count(&self.streams.cancelled),
             Err(_) => {
                 self.streams.recorder.counts.panics.add(1);
-                let mut sender = sender.borrow_mut();
-                // Where the head has been sent already, this fails, and the stream is reset.
-                let response = plain(StatusCode::INTERNAL_SERVER_ERROR);
-                if sender.send_response(response, true).is_err() {
-                    sender.send_reset(Reason::INTERNAL_ERROR);
+                let line = &self.sender.0;
+                // Where the head has been sent already, the stream is reset.
+                if !send_head(line, StatusCode::INTERNAL_SERVER_ERROR, &Headers::default(), None, true) {
+                    line.mux.borrow_mut().reset(line, Reason::INTERNAL_ERROR);
                 }
             }
         }
     }
 
     /// `None` when the client has reset the stream before its answer.
-    async fn answer<H: Handler>(
-        &self,
-        request: http::Request<RecvStream>,
-        sender: &Sender,
-        handler: &H,
-    ) -> Option<()> {
-        let (parts, stream) = request.into_parts();
-        let Streams { recorder, limits, connection, outflow, .. } = &*self.streams;
-        let is_head = parts.method == Method::HEAD;
-        let response = match request::receive(&parts, connection.tls.is_some(), limits) {
+    async fn answer<H: Handler>(&mut self, fields: Fields, handler: &H) -> Option<()> {
+        let Streams { recorder, limits, connection, .. } = &*self.streams;
+        let is_head = fields.method == Some(Method::HEAD);
+        let response = match request::receive(fields, connection.tls.is_some(), limits) {
             Ok(received) => {
-                let request = self.request(received, stream, sender);
+                let receiver = self.receiver.take()?;
+                let request = self.request(received, receiver);
+                let line = &self.sender.0;
                 let mut handled = pin!(handler.handle(request));
                 poll_fn(|cx| match handled.as_mut().poll(cx) {
                     Poll::Ready(response) => Poll::Ready(Some(response)),
-                    Poll::Pending => sender.borrow_mut().poll_reset(cx).map(|_| None),
+                    Poll::Pending => line.mux.borrow_mut().poll_broken(line, cx).map(|_| None),
                 })
                 .await?
             }
@@ -293,39 +297,33 @@ impl Stream {
                 reply::fault(kind)
             }
         };
-        send(sender, response, is_head, limits.send_timeout, outflow).await;
+        send(&self.sender.0, response, is_head, limits.send_timeout).await;
         Some(())
     }
 
-    fn request(&self, received: Received, stream: RecvStream, sender: &Sender) -> Request {
+    fn request(&self, received: Received, receiver: Receiver) -> Request {
         let Received { head, expects_continue, content_length } = received;
         // A stream of gRPC may be silent in one direction for as long as the call likes; what bounds it is
         // the call as a whole.
         let grpc = reply::is_grpc(head.headers.get("content-type"));
-        let body = if stream.is_end_stream() {
+        let line = &self.sender.0;
+        let body = if line.mux.borrow_mut().has_ended(line) {
             Body::Empty
         } else {
             Body::Stream(Box::new(ClientBody {
-                incoming: Incoming::new(stream, content_length, |error| {
-                    Some(if error.is_io() || (error.is_reset() && error.is_remote()) {
-                        FaultKind::ClientGone.into()
-                    } else {
-                        Fault::new(FaultKind::BadRequest, error)
+                incoming: Incoming::new(receiver, content_length, |broken| {
+                    Some(match broken {
+                        Broken::Violation(what) => Fault::new(FaultKind::BadRequest, what),
+                        _ => FaultKind::ClientGone.into(),
                     })
                 }),
-                proceed: expects_continue.then(|| sender.clone()),
+                proceed: expects_continue.then(|| line.clone()),
                 patience: (!grpc).then_some(self.streams.limits.body_timeout),
                 waiting: None,
             }))
         };
-        let sender = sender.clone();
-        let informational = move |head: ResponseHead| {
-            let Ok(headers) = fields::to_send(&head.headers) else { return };
-            let mut response = plain(head.status);
-            *response.headers_mut() = headers;
-            // A client that is gone, or has its answer, needs no interim response.
-            let _ = sender.borrow_mut().send_informational(response);
-        };
+        let line = line.clone();
+        let informational = move |head: ResponseHead| send_interim(&line, &head);
         Request {
             head,
             body,
@@ -341,16 +339,16 @@ impl Stream {
 /// is a limit.
 struct ClientBody {
     incoming: Incoming,
-    proceed: Option<Sender>,
+    proceed: Option<Line>,
     patience: Option<Duration>,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl BodySource for ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        if let Some(sender) = self.proceed.take() {
-            // A client that is gone shows when the body is read.
-            let _ = sender.borrow_mut().send_informational(plain(StatusCode::CONTINUE));
+        if let Some(line) = self.proceed.take() {
+            let head = ResponseHead { status: StatusCode::CONTINUE, headers: Headers::default() };
+            send_interim(&line, &head);
         }
         if let Poll::Ready(frame) = self.incoming.poll_frame(cx) {
             self.waiting = None;
@@ -366,53 +364,70 @@ impl BodySource for ClientBody {
     }
 }
 
-fn plain(status: StatusCode) -> http::Response<()> {
-    let mut response = http::Response::new(());
-    *response.status_mut() = status;
-    response
+/// Sends a 1xx response. A client that is gone, or has its answer, needs none.
+fn send_interim(line: &Line, head: &ResponseHead) {
+    if fields::check(&head.headers).is_err() {
+        return;
+    }
+    let mut mux = line.mux.borrow_mut();
+    if mux.stream(line).is_some_and(|stream| !stream.head_sent) {
+        let _ = mux.send_block(line, false, |encoder, out| {
+            encoder.status(head.status.as_u16(), out);
+            fields::encode(&head.headers, encoder, out);
+        });
+    }
+}
+
+/// Sends the head of the final response; says whether it could. Its fields have been checked.
+fn send_head(line: &Line, status: StatusCode, headers: &Headers, length: Option<u64>, end: bool) -> bool {
+    let mut mux = line.mux.borrow_mut();
+    let Some(stream) = mux.stream(line) else { return false };
+    if std::mem::replace(&mut stream.head_sent, true) {
+        return false;
+    }
+    let encode = |encoder: &mut super::hpack::Encoder, out: &mut BytesMut| {
+        encoder.status(status.as_u16(), out);
+        fields::encode(headers, encoder, out);
+        if let Some(length) = length {
+            encoder.field(b"content-length", itoa::Buffer::new().format(length).as_bytes(), out);
+        }
+    };
+    mux.send_block(line, end, encode).is_ok()
 }
 
 /// Sends a response; a client that takes nothing of its body for so long is given up.
-async fn send(sender: &Sender, response: Response, is_head: bool, patience: Duration, outflow: &Outflow) {
-    let Response { head, mut body, mut exchange, tunnel: _ } = response;
-    let mut message = plain(head.status);
+async fn send(line: &Line, response: Response, is_head: bool, patience: Duration) {
+    let Response { mut head, mut body, mut exchange, tunnel: _ } = response;
+    if let Err(fault) = fields::check(&head.headers) {
+        head = ResponseHead { status: fault.kind.status(), headers: Headers::default() };
+        body = Body::Empty;
+        exchange.iter_mut().for_each(|e| e.set_fault(&fault));
+    }
     let end = is_head || body.is_empty() || matches!(head.status.as_u16(), 204 | 304);
-    match fields::to_send(&head.headers) {
-        Ok(headers) => *message.headers_mut() = headers,
-        Err(fault) => {
-            message = plain(fault.kind.status());
-            body = Body::Empty;
-            exchange.iter_mut().for_each(|e| e.set_fault(&fault));
-        }
-    }
-    if !end && let Some(length) = body.remaining() {
-        message.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
-    }
-    let end = end || body.is_empty();
-    let sent = sender.borrow_mut().send_response(message, end);
+    let length = if end { None } else { body.remaining() };
     let gone = |exchange: &mut Option<Box<crate::observe::Exchange>>| {
         exchange.iter_mut().for_each(|e| e.fault = e.fault.or(Some(FaultKind::ClientGone)));
     };
-    let mut stream = match sent {
-        Ok(_) if end => {
-            exchange.iter_mut().for_each(|e| e.complete = true);
-            return;
-        }
-        Ok(stream) => stream,
-        Err(_) => return gone(&mut exchange),
-    };
+    if !send_head(line, head.status, &head.headers, length, end) {
+        return gone(&mut exchange);
+    }
+    if end {
+        exchange.iter_mut().for_each(|e| e.complete = true);
+        return;
+    }
+    let reset = |reason| line.mux.borrow_mut().reset(line, reason);
     let count = |n| exchange.iter_mut().for_each(|e| e.count_sent(n));
-    match body::send(&mut stream, &mut body, patience, Some(outflow), count).await {
+    match body::send(line, &mut body, patience, true, count).await {
         Ok(()) => exchange.iter_mut().for_each(|e| e.complete = true),
         Err(SendError::Body(fault)) => {
-            stream.send_reset(Reason::INTERNAL_ERROR);
+            reset(Reason::INTERNAL_ERROR);
             exchange.iter_mut().for_each(|e| e.set_fault(&fault));
         }
         Err(SendError::Stalled) => {
-            stream.send_reset(Reason::CANCEL);
+            reset(Reason::CANCEL);
             gone(&mut exchange);
         }
-        Err(SendError::Reset(_) | SendError::Connection(_)) => gone(&mut exchange),
+        Err(SendError::Broken) => gone(&mut exchange),
     }
 }
 
@@ -477,7 +492,7 @@ mod tests {
                 Ok(response) => response.into_body().data().await.unwrap().unwrap_err(),
                 Err(error) => error,
             };
-            assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+            assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR));
             assert_eq!(get("/").await.unwrap().status(), 200);
         };
         tokio::task::LocalSet::new().run_until(test).await;

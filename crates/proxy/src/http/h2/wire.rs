@@ -1,115 +1,100 @@
-//! The connection as the `h2` crate sees it: what has been read of it already, then the rest; and a count
-//! of what comes, from which it is seen whether the peer lives.
+//! The connection's own task: reads frames for the streams, and writes what they have queued.
 
-use std::cell::Cell;
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Duration, timeout};
 
-use crate::http::Taken;
+use super::frame::Reason;
+use super::mux::{Broken, Mux, Violation};
 
-/// What of the output has gone.
-#[derive(Default)]
-pub(super) struct Outflow {
-    written: Cell<u64>,
-    /// Told from below TLS, if there is TLS.
-    below: Option<Taken>,
-    /// There is more, for which the peer has no room.
-    blocked: Cell<bool>,
+/// Bytes asked for in one read.
+const READ: usize = 32 * 1024;
+/// How long a peer that has broken the protocol may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    // One per worker: a connection holds no buffer while it waits.
+    static BUFFER: Cell<BytesMut> = Cell::default();
 }
 
-impl Outflow {
-    /// `below` counts what the socket takes, if that is not the stream itself.
-    pub(super) fn new(below: Option<Taken>) -> Self {
-        Self { below, ..Self::default() }
-    }
-
-    /// Whether the peer is slow rather than silent: it has taken something since `before`, and more waits
-    /// for it. `before` is brought up to date.
-    pub(super) fn advances(&self, before: &mut u64) -> bool {
-        let taken = self.taken();
-        std::mem::replace(before, taken) != taken && self.blocked.get()
-    }
-
-    /// Bytes that the peer has taken.
-    pub(super) fn taken(&self) -> u64 {
-        self.below.as_ref().map_or(self.written.get(), Taken::get)
-    }
+/// What has happened on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Something has come.
+    Received,
+    /// It has ended: nothing more will be read or written.
+    Ended,
 }
 
-/// A byte stream with some bytes ahead of it.
-pub(super) struct Wire<I> {
-    io: I,
-    ahead: Bytes,
-    received: Rc<Cell<u64>>,
-    outflow: Rc<Outflow>,
-}
-
-impl<I> Wire<I> {
-    /// `ahead` is read first. `received` counts the bytes that come after.
-    pub(super) fn new(io: I, ahead: Bytes, received: Rc<Cell<u64>>, outflow: Rc<Outflow>) -> Self {
-        Self { io, ahead, received, outflow }
-    }
-
-    fn count(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.outflow.blocked.set(polled.is_pending());
-        if let Poll::Ready(Ok(n)) = polled {
-            self.outflow.written.set(self.outflow.written.get() + n as u64);
+/// Writes what there is to write; then reads once.
+pub(super) fn poll_step<I>(io: &mut I, mux: &RefCell<Mux>, cx: &mut Context<'_>) -> Poll<Step>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let mux = &mut *mux.borrow_mut();
+    mux.attend(cx);
+    loop {
+        if !mux.out.is_done() {
+            let (out, written) = (&mut mux.out, &mut mux.written);
+            let polled = out.poll_write(io, cx, |n| *written += n as u64);
+            mux.blocked = polled.is_pending();
+            if let Poll::Ready(Err(_)) = polled {
+                mux.fail(Broken::Closed, None);
+                return Poll::Ready(Step::Ended);
+            }
+            mux.distribute();
         }
-        polled
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Wire<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let n = self.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&self.ahead[..n]);
-            self.ahead.advance(n);
-            return Poll::Ready(Ok(()));
+        // A peer that has broken the protocol is not waited for.
+        if mux.is_over() && (mux.out.is_done() || mux.dead.is_some()) {
+            return Poll::Ready(Step::Ended);
         }
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
-        let n = buffer.filled().len() - before;
-        self.received.set(self.received.get() + n as u64);
-        polled
+        if mux.reads() {
+            match poll_read(io, cx, mux) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Step::Received),
+                Poll::Ready(Err((broken, reason))) => mux.fail(broken, reason),
+                Poll::Pending => {}
+            }
+        }
+        if mux.blocked || (mux.out.is_done() && !mux.is_over()) {
+            mux.woken = false;
+            return Poll::Pending;
+        }
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Wire<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.count(polled)
-    }
+/// Reads once, and takes in what has come.
+fn poll_read<I>(io: &mut I, cx: &mut Context<'_>, mux: &mut Mux) -> Poll<Result<(), (Broken, Option<Reason>)>>
+where
+    I: AsyncRead + Unpin,
+{
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    buffer.reserve(READ);
+    let polled = pin!(io.read_buf(&mut (&mut buffer).limit(READ))).poll(cx);
+    let outcome = polled.map(|read| match read {
+        Ok(0) => Err((mux.gone_away.map_or(Broken::Closed, Broken::GoneAway), None)),
+        Ok(_) => match mux.receive(&mut buffer) {
+            Ok(()) => Ok(()),
+            Err(Violation(reason, what)) => Err((Broken::Violation(what), Some(reason))),
+        },
+        Err(_) => Err((Broken::Closed, None)),
+    });
+    BUFFER.set(buffer);
+    outcome
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_flush(cx);
-        self.outflow.blocked.set(polled.is_pending());
-        polled
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
-        self.count(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+/// Closes a connection. Where the peer still sends, it is listened to for a moment: closed at once, the
+/// system would take back what we have told it last.
+pub(super) async fn close<I: AsyncRead + AsyncWrite + Unpin>(io: &mut I) {
+    let lingering = async {
+        if io.shutdown().await.is_ok() {
+            let mut nowhere = [0; 1024];
+            while matches!(io.read(&mut nowhere).await, Ok(1..)) {}
+        }
+    };
+    let _ = timeout(LINGER, lingering).await;
 }
