@@ -51,11 +51,8 @@ pub struct Http2Limits {
     pub connection_window: u32,
     /// Bytes of the longest frame that is taken (SETTINGS_MAX_FRAME_SIZE). 16 KiB.
     pub frame_bytes: u32,
-    /// Bytes of a stream's response that wait for the client. 128 KiB.
+    /// Bytes of responses that wait for the client, of all streams of a connection. 128 KiB.
     pub send_buffer: usize,
-    /// Streams that the client reset before they were served, at once; more end the connection with
-    /// ENHANCE_YOUR_CALM (CVE-2023-44487). 20.
-    pub pending_resets: usize,
     /// Streams that the proxy had to reset because of the client's errors, over the life of the connection;
     /// more end it with ENHANCE_YOUR_CALM (CVE-2025-8671). 256.
     pub own_resets: usize,
@@ -118,7 +115,6 @@ impl Default for Http2Limits {
             connection_window: 1024 * 1024,
             frame_bytes: 16 * 1024,
             send_buffer: 128 * 1024,
-            pending_resets: 20,
             own_resets: 256,
             idle_timeout: Duration::from_secs(300),
             ping_interval: Duration::from_secs(30),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::fields;
-use super::mux::{Broken, Line, Piece, Receiver};
+use super::stream::{Broken, Line, Piece, Receiver};
 use crate::fault::Fault;
 use crate::http::{Body, BodySource, Frame, Headers};
 

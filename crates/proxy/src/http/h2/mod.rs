@@ -2,7 +2,7 @@
 //!
 //! A connection has a task, which reads frames and writes what waits ([`wire`]); its streams are other tasks
 //! of the same thread ([`server`], [`client`]). They meet in the connection's state ([`mux`]; what comes is in
-//! [`receive`], what goes out in [`output`]), without locks. Heads are checked while they are decoded
+//! [`receive`], what goes out in [`send`]), without locks. Heads are checked while they are decoded
 //! ([`hpack`], [`fields`]) and become the same [`Headers`](crate::http::Headers) as those of HTTP/1.1.
 
 mod body;
@@ -14,7 +14,9 @@ mod mux;
 mod output;
 mod receive;
 mod request;
+mod send;
 pub mod server;
+mod stream;
 mod wire;
 
 pub use frame::Reason;

@@ -1,6 +1,6 @@
 //! The streams of one connection, of either side: what each has received and may send, and the windows that
-//! they share. Frames come in through `receive`, and go out through [`Output`]; the connection's task does
-//! the reading and writing (see `wire`). Streams are handled by other tasks of the same thread, so there are
+//! they share. Frames come in through [`receive`](super::receive) and go out through [`send`](super::send); the
+//! connection's task does the reading and writing ([`wire`](super::wire)). Streams are handled by other tasks of the same thread, so there are
 //! no locks.
 
 use std::cell::RefCell;
@@ -9,15 +9,15 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use slab::Slab;
 
 use super::fields::{Bounds, Fields};
 use super::frame::{self, DEFAULT_FRAME, DEFAULT_WINDOW, FrameHead, MAX_STREAM, Reason, setting};
 use super::hpack::{Decoder, Encoder};
 use super::output::Output;
-use crate::http::{Headers, Informational, ResponseHead, Taken};
-use http::StatusCode;
+use super::stream::{Broken, Line, Stream, register};
+use crate::http::Taken;
 
 /// Bytes of SETTINGS_HEADER_TABLE_SIZE: the default, which we do not change.
 const TABLE: usize = 4096;
@@ -56,132 +56,15 @@ pub(super) struct Config {
     pub(super) send_buffer: usize,
 }
 
-/// Why a stream can go no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// The peer has reset it.
-    Reset(Reason),
-    /// The peer goes away and has not looked at it (RFC 9113 section 6.8).
-    LeftBehind,
-    /// The peer has broken the protocol, on this stream or the connection.
-    Violation(&'static str),
-    /// The peer has ended the connection for this reason.
-    GoneAway(Reason),
-    /// The connection has ended.
-    Closed,
-}
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Reset(reason) => write!(f, "the stream was reset: {reason}"),
-            Self::LeftBehind => f.write_str("the peer goes away and has not looked at the stream"),
-            Self::Violation(what) => write!(f, "the peer breaks the protocol: {what}"),
-            Self::GoneAway(reason) => write!(f, "the peer has ended the connection: {reason}"),
-            Self::Closed => f.write_str("the connection has ended"),
-        }
-    }
-}
-
 /// What breaks the protocol so that the connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Violation(pub(super) Reason, pub(super) &'static str);
-
-/// What has come on a stream.
-pub(super) enum Piece {
-    Data(Bytes),
-    Trailers(Box<Headers>),
-}
 
 /// A header block that has not come whole.
 pub(super) struct Block {
     pub(super) head: FrameHead,
     pub(super) bytes: BytesMut,
     pub(super) frames: usize,
-}
-
-/// One stream.
-pub(super) struct Stream {
-    pub(super) id: u32,
-    /// It has ended both ways, or is broken: it does not count any more.
-    pub(super) closed: bool,
-    pub(super) broken: Option<Broken>,
-    /// We have reset it: what the peer still sends, it sends without knowing.
-    pub(super) cut: bool,
-    /// The head has come.
-    pub(super) begun: bool,
-    /// The head of the response, until it is taken; and those of 1xx responses before it.
-    pub(super) head: Option<Box<Fields>>,
-    pub(super) interim: VecDeque<Fields>,
-    /// What has come of the body, in order: then `small`.
-    pub(super) queue: VecDeque<Bytes>,
-    pub(super) small: BytesMut,
-    pub(super) trailers: Option<Box<Headers>>,
-    pub(super) received_all: bool,
-    /// Bytes that are to come, if `content-length` has told.
-    pub(super) expected: Option<u64>,
-    /// The response has no body, whatever its length says (RFC 9110 section 6.4.1).
-    pub(super) bodiless: bool,
-    pub(super) receive_window: i64,
-    /// Bytes that were taken, and for which no window has been given back.
-    pub(super) credit: u32,
-    pub(super) reader: Option<Waker>,
-    pub(super) reader_gone: bool,
-    pub(super) head_sent: bool,
-    pub(super) sent_all: bool,
-    pub(super) send_window: i64,
-    /// Bytes that wait for a window, and of those the ones that may go.
-    pub(super) wants: usize,
-    pub(super) granted: usize,
-    pub(super) queued: bool,
-    pub(super) writer: Option<Waker>,
-    pub(super) writer_gone: bool,
-}
-
-impl Stream {
-    fn new(id: u32, receive_window: i64, send_window: i64) -> Self {
-        Self {
-            id,
-            closed: false,
-            broken: None,
-            cut: false,
-            begun: false,
-            head: None,
-            interim: VecDeque::new(),
-            queue: VecDeque::new(),
-            small: BytesMut::new(),
-            trailers: None,
-            received_all: false,
-            expected: None,
-            bodiless: false,
-            receive_window,
-            credit: 0,
-            reader: None,
-            reader_gone: false,
-            head_sent: false,
-            sent_all: false,
-            send_window,
-            wants: 0,
-            granted: 0,
-            queued: false,
-            writer: None,
-            writer_gone: false,
-        }
-    }
-
-    pub(super) fn wake_reader(&mut self) {
-        self.reader.take().into_iter().for_each(Waker::wake);
-    }
-
-    pub(super) fn wake(&mut self) {
-        self.wake_reader();
-        self.writer.take().into_iter().for_each(Waker::wake);
-    }
-
-    /// Bytes that have come and were not taken.
-    fn unread(&self) -> usize {
-        self.queue.iter().map(Bytes::len).sum::<usize>() + self.small.len()
-    }
 }
 
 /// Stream numbers are spread well enough as they are.
@@ -235,7 +118,7 @@ pub(super) struct Mux {
     /// Requests that have come and that nobody serves yet.
     pub(super) accepted: VecDeque<(usize, Fields)>,
     /// Streams that wait for the connection's window, or room in the output: key and number.
-    waiting: VecDeque<(usize, u32)>,
+    pub(super) waiting: VecDeque<(usize, u32)>,
     /// Bytes that were granted to streams and that they have not sent yet.
     pub(super) reserved: usize,
     /// Bytes that have come.
@@ -516,7 +399,7 @@ impl Mux {
     }
 
     /// Forgets a stream that nobody handles any more; one that has not ended is reset.
-    fn release(&mut self, key: usize) {
+    pub(super) fn release(&mut self, key: usize) {
         let stream = &self.streams[key];
         let (id, unread, granted) = (stream.id, stream.unread(), stream.granted);
         if !stream.closed {
@@ -547,296 +430,6 @@ impl Mux {
             frame::put_window(self.out.tail(), 0, self.credit);
             self.credit = 0;
             self.stir();
-        }
-    }
-
-    /// The next piece that has come on a stream; `None` at its end.
-    pub(super) fn poll_piece(
-        &mut self,
-        line: &Line,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Piece, Broken>>> {
-        let window = self.config.stream_window;
-        let Some(stream) = self.stream(line) else { return Poll::Ready(Some(Err(Broken::Closed))) };
-        let data = match stream.queue.pop_front() {
-            Some(data) => data,
-            None => std::mem::take(&mut stream.small).freeze(),
-        };
-        if !data.is_empty() {
-            stream.credit += data.len() as u32;
-            if stream.credit >= window / 2 && !stream.received_all && stream.broken.is_none() {
-                let credit = std::mem::take(&mut stream.credit);
-                stream.receive_window += i64::from(credit);
-                frame::put_window(self.out.tail(), line.id, credit);
-                self.stir();
-            }
-            self.give_back(data.len());
-            return Poll::Ready(Some(Ok(Piece::Data(data))));
-        }
-        if let Some(trailers) = stream.trailers.take() {
-            return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
-        }
-        if stream.received_all {
-            return Poll::Ready(None);
-        }
-        if let Some(broken) = stream.broken {
-            return Poll::Ready(Some(Err(broken)));
-        }
-        register(&mut stream.reader, cx);
-        Poll::Pending
-    }
-
-    /// The head of the final response. Those before it are told.
-    pub(super) fn poll_head(
-        &mut self,
-        line: &Line,
-        informational: Option<&Informational>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Box<Fields>, Broken>> {
-        let Some(stream) = self.stream(line) else { return Poll::Ready(Err(Broken::Closed)) };
-        while let Some(Fields { status, headers, .. }) = stream.interim.pop_front() {
-            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-            if let (Some(tell), Some(status)) = (informational, status.filter(|s| *s != StatusCode::CONTINUE))
-            {
-                tell(ResponseHead { status, headers });
-            }
-        }
-        if let Some(head) = stream.head.take() {
-            return Poll::Ready(Ok(head));
-        }
-        if let Some(broken) = stream.broken {
-            return Poll::Ready(Err(broken));
-        }
-        register(&mut stream.reader, cx);
-        Poll::Pending
-    }
-
-    /// Whether all of a stream has come, and been taken.
-    pub(super) fn has_ended(&mut self, line: &Line) -> bool {
-        let ended = |s: &mut Stream| s.received_all && s.unread() == 0 && s.trailers.is_none();
-        self.stream(line).is_none_or(ended)
-    }
-
-    /// Ready when the stream is broken.
-    pub(super) fn poll_broken(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<Broken> {
-        let Some(stream) = self.stream(line) else { return Poll::Ready(Broken::Closed) };
-        if let Some(broken) = stream.broken {
-            return Poll::Ready(broken);
-        }
-        register(&mut stream.writer, cx);
-        Poll::Pending
-    }
-
-    /// How many of so many bytes can be sent now, as soon as there are some.
-    pub(super) fn poll_room(
-        &mut self,
-        line: &Line,
-        wants: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<usize, Broken>> {
-        let nobody_waits = self.waiting.is_empty();
-        let Some(stream) = self.stream(line) else { return Poll::Ready(Err(Broken::Closed)) };
-        if let Some(broken) = stream.broken {
-            return Poll::Ready(Err(broken));
-        }
-        if stream.granted > 0 {
-            return Poll::Ready(Ok(stream.granted.min(wants)));
-        }
-        stream.wants = wants;
-        register(&mut stream.writer, cx);
-        if !stream.queued && stream.send_window > 0 {
-            stream.queued = true;
-            self.waiting.push_back((line.key, line.id));
-        }
-        if nobody_waits {
-            self.distribute();
-        }
-        match self.streams[line.key].granted {
-            0 => Poll::Pending,
-            granted => Poll::Ready(Ok(granted.min(wants))),
-        }
-    }
-
-    /// Grants what there is to those who wait, a frame each, in the order in which they came.
-    pub(super) fn distribute(&mut self) {
-        while let Some(&(key, id)) = self.waiting.front() {
-            let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.id == id) else {
-                self.waiting.pop_front();
-                continue;
-            };
-            if stream.send_window > 0 && stream.wants > 0 {
-                let room = self.config.send_buffer.saturating_sub(self.out.len() + self.reserved);
-                let window = self.send_window.min(stream.send_window).max(0) as usize;
-                let granted = stream.wants.min(DEFAULT_FRAME).min(window).min(room);
-                if granted == 0 {
-                    return;
-                }
-                self.send_window -= granted as i64;
-                stream.send_window -= granted as i64;
-                self.reserved += granted;
-                stream.granted = granted;
-                stream.wants = 0;
-                stream.writer.iter().for_each(Waker::wake_by_ref);
-            }
-            stream.queued = false;
-            self.waiting.pop_front();
-        }
-    }
-
-    /// A stream's window has grown.
-    pub(super) fn window_grown(&mut self, key: usize) {
-        let stream = &mut self.streams[key];
-        if stream.wants > 0 && !stream.queued && stream.send_window > 0 {
-            stream.queued = true;
-            self.waiting.push_back((key, stream.id));
-            self.distribute();
-        }
-    }
-
-    /// Sends a piece of a body, no longer than what has been granted.
-    pub(super) fn send_data(&mut self, line: &Line, data: Bytes, end: bool) -> Result<(), Broken> {
-        let Some(stream) = self.stream(line) else { return Err(Broken::Closed) };
-        if let Some(broken) = stream.broken {
-            return Err(broken);
-        }
-        debug_assert!(data.len() <= stream.granted && !stream.sent_all && stream.head_sent);
-        stream.granted -= data.len();
-        stream.sent_all = end;
-        self.reserved -= data.len();
-        self.idle_frames = 0;
-        let flags = if end { frame::END_STREAM } else { 0 };
-        let head = FrameHead { len: data.len(), kind: frame::DATA, flags, stream: line.id };
-        self.out.tail().extend_from_slice(&head.bytes());
-        self.out.push(data);
-        if end {
-            self.close_if_ended(line.key);
-        }
-        self.stir();
-        Ok(())
-    }
-
-    /// Sends a header block: `encode` writes its fields.
-    pub(super) fn send_block(
-        &mut self,
-        line: &Line,
-        end: bool,
-        encode: impl FnOnce(&mut Encoder, &mut BytesMut),
-    ) -> Result<(), Broken> {
-        let Some(stream) = self.stream(line) else { return Err(Broken::Closed) };
-        if let Some(broken) = stream.broken {
-            return Err(broken);
-        }
-        stream.sent_all = end;
-        let out = self.out.tail();
-        let start = out.len();
-        out.extend_from_slice(&[0; frame::HEAD]);
-        self.encoder.begin(out);
-        encode(&mut self.encoder, out);
-        let flags = if end { frame::END_STREAM } else { 0 };
-        let len = out.len() - start - frame::HEAD;
-        if len <= DEFAULT_FRAME {
-            let flags = flags | frame::END_HEADERS;
-            let head = FrameHead { len, kind: frame::HEADERS, flags, stream: line.id };
-            out[start..start + frame::HEAD].copy_from_slice(&head.bytes());
-        } else {
-            let block = out.split_off(start + frame::HEAD);
-            out.truncate(start);
-            let mut parts = block.chunks(DEFAULT_FRAME).peekable();
-            let (mut kind, mut flags) = (frame::HEADERS, flags);
-            while let Some(part) = parts.next() {
-                let last = if parts.peek().is_none() { frame::END_HEADERS } else { 0 };
-                frame::put(out, kind, flags | last, line.id, part);
-                (kind, flags) = (frame::CONTINUATION, 0);
-            }
-        }
-        if end {
-            self.close_if_ended(line.key);
-        }
-        self.stir();
-        Ok(())
-    }
-
-    /// Resets a stream.
-    pub(super) fn reset(&mut self, line: &Line, reason: Reason) {
-        let Some(stream) = self.stream(line).filter(|stream| !stream.closed) else { return };
-        stream.cut = true;
-        frame::put_reset(self.out.tail(), line.id, reason);
-        self.break_stream(line.key, Broken::Reset(reason));
-        self.stir();
-    }
-
-    /// Sends a PING.
-    pub(super) fn ping(&mut self, ping: Ping) {
-        self.pings[ping as usize] = true;
-        frame::put(self.out.tail(), frame::PING, 0, 0, ping.payload());
-        self.stir();
-    }
-
-    /// Begins to go away in two steps (RFC 9113 section 6.8): first a GOAWAY that refuses nothing, and when the
-    /// client has seen that, one with the last stream.
-    pub(super) fn leave(&mut self) {
-        if self.leaving.is_none() && self.dead.is_none() {
-            self.leaving = Some(MAX_STREAM);
-            frame::put_goaway(self.out.tail(), MAX_STREAM, Reason::NO_ERROR);
-            self.ping(Ping::Leaving);
-        }
-    }
-
-    /// The client has seen the first GOAWAY.
-    pub(super) fn leave_finally(&mut self) {
-        if self.leaving == Some(MAX_STREAM) {
-            self.leaving = Some(self.last_peer);
-            frame::put_goaway(self.out.tail(), self.last_peer, Reason::NO_ERROR);
-            self.stir();
-        }
-    }
-}
-
-fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(waker) => waker.clone_from(cx.waker()),
-        none => *none = Some(cx.waker().clone()),
-    }
-}
-
-/// Names a stream of a connection. What is done with one that has ended has no effect.
-#[derive(Clone)]
-pub(super) struct Line {
-    pub(super) mux: Shared,
-    pub(super) key: usize,
-    pub(super) id: u32,
-}
-
-/// The receiving half of a stream. Dropped: what else comes is not wanted.
-pub(super) struct Receiver(pub(super) Line);
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let mut mux = self.0.mux.borrow_mut();
-        let Some(stream) = mux.stream(&self.0) else { return };
-        stream.reader_gone = true;
-        stream.reader = None;
-        if stream.writer_gone {
-            return mux.release(self.0.key);
-        }
-        let unread = stream.unread();
-        stream.queue.clear();
-        stream.small = BytesMut::new();
-        mux.give_back(unread);
-    }
-}
-
-/// The sending half of a stream. Dropped before the end, along with the receiving half: it is reset.
-pub(super) struct Sender(pub(super) Line);
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        let mut mux = self.0.mux.borrow_mut();
-        let Some(stream) = mux.stream(&self.0) else { return };
-        stream.writer_gone = true;
-        stream.writer = None;
-        if stream.reader_gone {
-            mux.release(self.0.key);
         }
     }
 }

@@ -6,7 +6,8 @@ use http::Method;
 
 use super::fields::{Fields, Length, Section, Taking};
 use super::frame::{self, FrameHead, HEAD, MAX_STREAM, MAX_WINDOW, PREFACE, Reason, setting};
-use super::mux::{Block, Broken, Mux, Ping, Role, Violation};
+use super::mux::{Block, Mux, Ping, Role, Violation};
+use super::stream::{Broken, Stream};
 
 /// Frames of this size and more are passed on by reference, if they have been read along with as much: a
 /// piece that is passed on keeps the whole read alive.
@@ -131,7 +132,7 @@ impl Mux {
     /// Whether no stream of that number has been opened, nor refused by our GOAWAY.
     fn is_idle(&self, id: u32) -> bool {
         match self.config.role {
-            Role::Server if id % 2 == 0 => true,
+            Role::Server if id.is_multiple_of(2) => true,
             Role::Server => id > self.last_peer && self.leaving.is_none_or(|last| id <= last),
             Role::Client => !self.is_own(id),
         }
@@ -296,7 +297,7 @@ impl Mux {
     }
 
     fn request(&mut self, id: u32, fields: Fields, end: bool) -> Outcome {
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Err(protocol("a stream of an even number"));
         }
         if id <= self.last_peer {
@@ -435,7 +436,7 @@ impl Mux {
             self.settled = true;
             return if payload.is_empty() { Ok(()) } else { Err(size("an acknowledgement with SETTINGS")) };
         }
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             return Err(size("SETTINGS of a wrong size"));
         }
         if !std::mem::replace(&mut self.greeted, true) {
@@ -478,11 +479,9 @@ impl Mux {
                     self.window_grown(key);
                 }
             }
-            setting::MAX_FRAME_SIZE => {
-                if !(frame::DEFAULT_FRAME..1 << 24).contains(&(value as usize)) {
-                    return Err(protocol("a wrong SETTINGS_MAX_FRAME_SIZE"));
-                }
-                // We send no longer ones: other streams would have to wait.
+            // We send no longer ones than all take: other streams would have to wait.
+            setting::MAX_FRAME_SIZE if !(frame::DEFAULT_FRAME..1 << 24).contains(&(value as usize)) => {
+                return Err(protocol("a wrong SETTINGS_MAX_FRAME_SIZE"));
             }
             _ => {}
         }
@@ -520,7 +519,7 @@ impl Mux {
         };
         self.left = true;
         if self.config.role == Role::Client {
-            let behind = |stream: &super::mux::Stream| stream.id > last & MAX_STREAM;
+            let behind = |stream: &Stream| stream.id > last & MAX_STREAM;
             let keys = self.streams.iter().filter(|(_, s)| behind(s)).map(|(key, _)| key);
             for key in keys.collect::<Vec<usize>>() {
                 self.break_stream(key, Broken::LeftBehind);

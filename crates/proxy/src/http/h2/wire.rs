@@ -9,12 +9,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, timeout};
 
 use super::frame::Reason;
-use super::mux::{Broken, Mux, Violation};
+use super::mux::{Mux, Violation};
+use super::stream::Broken;
 
 /// Bytes asked for in one read.
 const READ: usize = 32 * 1024;
 /// How long a peer that has broken the protocol may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
+/// How much it may send meanwhile.
+const LINGER_BYTES: usize = 256 * 1024;
 
 thread_local! {
     // One per worker: a connection holds no buffer while it waits.
@@ -93,7 +96,12 @@ pub(super) async fn close<I: AsyncRead + AsyncWrite + Unpin>(io: &mut I) {
     let lingering = async {
         if io.shutdown().await.is_ok() {
             let mut nowhere = [0; 1024];
-            while matches!(io.read(&mut nowhere).await, Ok(1..)) {}
+            let mut heard = 0;
+            while heard < LINGER_BYTES
+                && let Ok(n @ 1..) = io.read(&mut nowhere).await
+            {
+                heard += n;
+            }
         }
     };
     let _ = timeout(LINGER, lingering).await;

@@ -1,0 +1,258 @@
+//! One stream: what has come on it, what may be sent, and the halves by which it is handled.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+
+use super::fields::Fields;
+use super::frame::{self, Reason};
+use super::mux::{Mux, Shared};
+use crate::http::{Headers, Informational, ResponseHead};
+
+/// Why a stream can go no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The peer has reset it.
+    Reset(Reason),
+    /// The peer goes away and has not looked at it (RFC 9113 section 6.8).
+    LeftBehind,
+    /// The peer has broken the protocol, on this stream or the connection.
+    Violation(&'static str),
+    /// The peer has ended the connection for this reason.
+    GoneAway(Reason),
+    /// The connection has ended.
+    Closed,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Reset(reason) => write!(f, "the stream was reset: {reason}"),
+            Self::LeftBehind => f.write_str("the peer goes away and has not looked at the stream"),
+            Self::Violation(what) => write!(f, "the peer breaks the protocol: {what}"),
+            Self::GoneAway(reason) => write!(f, "the peer has ended the connection: {reason}"),
+            Self::Closed => f.write_str("the connection has ended"),
+        }
+    }
+}
+
+/// What has come on a stream.
+pub(super) enum Piece {
+    Data(Bytes),
+    Trailers(Box<Headers>),
+}
+
+/// One stream.
+pub(super) struct Stream {
+    pub(super) id: u32,
+    /// It has ended both ways, or is broken: it does not count any more.
+    pub(super) closed: bool,
+    pub(super) broken: Option<Broken>,
+    /// We have reset it: what the peer still sends, it sends without knowing.
+    pub(super) cut: bool,
+    /// The head has come.
+    pub(super) begun: bool,
+    /// The head of the response, until it is taken; and those of 1xx responses before it.
+    pub(super) head: Option<Box<Fields>>,
+    pub(super) interim: VecDeque<Fields>,
+    /// What has come of the body, in order: then `small`.
+    pub(super) queue: VecDeque<Bytes>,
+    pub(super) small: BytesMut,
+    pub(super) trailers: Option<Box<Headers>>,
+    pub(super) received_all: bool,
+    /// Bytes that are to come, if `content-length` has told.
+    pub(super) expected: Option<u64>,
+    /// The response has no body, whatever its length says (RFC 9110 section 6.4.1).
+    pub(super) bodiless: bool,
+    pub(super) receive_window: i64,
+    /// Bytes that were taken, and for which no window has been given back.
+    pub(super) credit: u32,
+    pub(super) reader: Option<Waker>,
+    pub(super) reader_gone: bool,
+    pub(super) head_sent: bool,
+    pub(super) sent_all: bool,
+    pub(super) send_window: i64,
+    /// Bytes that wait for a window, and of those the ones that may go.
+    pub(super) wants: usize,
+    pub(super) granted: usize,
+    pub(super) queued: bool,
+    pub(super) writer: Option<Waker>,
+    pub(super) writer_gone: bool,
+}
+
+impl Stream {
+    pub(super) fn new(id: u32, receive_window: i64, send_window: i64) -> Self {
+        Self {
+            id,
+            closed: false,
+            broken: None,
+            cut: false,
+            begun: false,
+            head: None,
+            interim: VecDeque::new(),
+            queue: VecDeque::new(),
+            small: BytesMut::new(),
+            trailers: None,
+            received_all: false,
+            expected: None,
+            bodiless: false,
+            receive_window,
+            credit: 0,
+            reader: None,
+            reader_gone: false,
+            head_sent: false,
+            sent_all: false,
+            send_window,
+            wants: 0,
+            granted: 0,
+            queued: false,
+            writer: None,
+            writer_gone: false,
+        }
+    }
+
+    pub(super) fn wake_reader(&mut self) {
+        self.reader.take().into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn wake(&mut self) {
+        self.wake_reader();
+        self.writer.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Bytes that have come and were not taken.
+    pub(super) fn unread(&self) -> usize {
+        self.queue.iter().map(Bytes::len).sum::<usize>() + self.small.len()
+    }
+}
+
+/// Names a stream of a connection. What is done with one that has ended has no effect.
+#[derive(Clone)]
+pub(super) struct Line {
+    pub(super) mux: Shared,
+    pub(super) key: usize,
+    pub(super) id: u32,
+}
+
+/// The receiving half of a stream. Dropped: what else comes is not wanted.
+pub(super) struct Receiver(pub(super) Line);
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut mux = self.0.mux.borrow_mut();
+        let Some(stream) = mux.stream(&self.0) else { return };
+        stream.reader_gone = true;
+        stream.reader = None;
+        if stream.writer_gone {
+            return mux.release(self.0.key);
+        }
+        let unread = stream.unread();
+        stream.queue.clear();
+        stream.small = BytesMut::new();
+        mux.give_back(unread);
+    }
+}
+
+/// The sending half of a stream. Dropped before the end, along with the receiving half: it is reset.
+pub(super) struct Sender(pub(super) Line);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let mut mux = self.0.mux.borrow_mut();
+        let Some(stream) = mux.stream(&self.0) else { return };
+        stream.writer_gone = true;
+        stream.writer = None;
+        if stream.reader_gone {
+            mux.release(self.0.key);
+        }
+    }
+}
+
+impl Mux {
+    /// The next piece that has come on a stream; `None` at its end.
+    pub(super) fn poll_piece(
+        &mut self,
+        line: &Line,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
+        let window = self.config.stream_window;
+        let Some(stream) = self.stream(line) else { return Poll::Ready(Some(Err(Broken::Closed))) };
+        let data = match stream.queue.pop_front() {
+            Some(data) => data,
+            None => std::mem::take(&mut stream.small).freeze(),
+        };
+        if !data.is_empty() {
+            stream.credit += data.len() as u32;
+            if stream.credit >= window / 2 && !stream.received_all && stream.broken.is_none() {
+                let credit = std::mem::take(&mut stream.credit);
+                stream.receive_window += i64::from(credit);
+                frame::put_window(self.out.tail(), line.id, credit);
+                self.stir();
+            }
+            self.give_back(data.len());
+            return Poll::Ready(Some(Ok(Piece::Data(data))));
+        }
+        if let Some(trailers) = stream.trailers.take() {
+            return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
+        }
+        if stream.received_all {
+            return Poll::Ready(None);
+        }
+        if let Some(broken) = stream.broken {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        register(&mut stream.reader, cx);
+        Poll::Pending
+    }
+
+    /// The head of the final response. Those before it are told.
+    pub(super) fn poll_head(
+        &mut self,
+        line: &Line,
+        informational: Option<&Informational>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Box<Fields>, Broken>> {
+        let Some(stream) = self.stream(line) else { return Poll::Ready(Err(Broken::Closed)) };
+        while let Some(Fields { status, headers, .. }) = stream.interim.pop_front() {
+            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+            if let (Some(tell), Some(status)) = (informational, status.filter(|s| *s != StatusCode::CONTINUE))
+            {
+                tell(ResponseHead { status, headers });
+            }
+        }
+        if let Some(head) = stream.head.take() {
+            return Poll::Ready(Ok(head));
+        }
+        if let Some(broken) = stream.broken {
+            return Poll::Ready(Err(broken));
+        }
+        register(&mut stream.reader, cx);
+        Poll::Pending
+    }
+
+    /// Whether all of a stream has come, and been taken.
+    pub(super) fn has_ended(&mut self, line: &Line) -> bool {
+        let ended = |s: &mut Stream| s.received_all && s.unread() == 0 && s.trailers.is_none();
+        self.stream(line).is_none_or(ended)
+    }
+
+    /// Ready when the stream is broken.
+    pub(super) fn poll_broken(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<Broken> {
+        let Some(stream) = self.stream(line) else { return Poll::Ready(Broken::Closed) };
+        if let Some(broken) = stream.broken {
+            return Poll::Ready(broken);
+        }
+        register(&mut stream.writer, cx);
+        Poll::Pending
+    }
+}
+
+/// Has the task woken.
+pub(super) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
