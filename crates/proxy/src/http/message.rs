@@ -296,6 +296,12 @@ pub trait Handler {
     fn handle(&self, request: Request) -> impl Future<Output = Response>;
 }
 
+impl<H: Handler> Handler for &H {
+    fn handle(&self, request: Request) -> impl Future<Output = Response> {
+        (**self).handle(request)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

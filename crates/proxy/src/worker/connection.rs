@@ -1,11 +1,10 @@
 //! One client's connection, from the accepted socket to its end.
 
-use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Worker;
 use super::port::PortState;
+use crate::drain::DrainWatch;
 use crate::http::{Connection, TlsInfo, h1, h2};
 use crate::l4::{self, NoHello};
 use crate::observe::{Handshake, Session, Spoken};
@@ -40,65 +40,105 @@ pub(super) fn begin(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: 
     worker.recorder.counts.connections.add(1);
     let open = Open(worker.clone());
     let port = worker.port(key);
-    tokio::task::spawn_local(async move {
-        let worker = &open.0;
-        let mut served = pin!(AssertUnwindSafe(serve(worker, &port, stream, peer)).catch_unwind());
-        let mut cut = port.cut();
-        // Not select!: the connection is polled several times for each request, and the cut needs a look once.
-        poll_fn(|cx| {
-            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
-                if ended.is_err() {
-                    worker.recorder.counts.panics.add(1);
-                } else if port.drain.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
-                    // It has seen to the deadline by itself, as tunnels do.
-                    worker.recorder.counts.cut.add(1);
-                }
-                return Poll::Ready(());
-            }
-            cut.poll_draining(cx).map(|()| worker.recorder.counts.cut.add(1))
-        })
-        .await;
-    });
+    let Ok(local) = stream.local_addr() else { return };
+    let stage = first(worker, &port, stream, peer, local);
+    tokio::task::spawn_local(Task { cut: port.cut(), port, stage, open });
 }
 
-/// All but plain HTTP/1.1 is boxed, so that an idle connection does not hold room for what it does not do.
-async fn serve(worker: &Rc<Worker>, port: &Rc<PortState>, stream: TcpStream, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else { return };
+/// A part of a connection's life, which gives the one that follows. Each has a box of its own, so that an
+/// idle connection does not hold room for what it did before, or never does.
+struct Stage(Pin<Box<dyn Future<Output = Option<Stage>>>>);
+
+impl Stage {
+    fn new(stage: impl Future<Output = Option<Self>> + 'static) -> Self {
+        Self(Box::pin(stage))
+    }
+
+    fn last(stage: impl Future + 'static) -> Self {
+        Self::new(stage.map(|_| None))
+    }
+}
+
+/// The task of a connection.
+struct Task {
+    stage: Stage,
+    port: Rc<PortState>,
+    cut: DrainWatch,
+    open: Open,
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { stage, port, cut, open: Open(worker) } = self.get_mut();
+        let counts = &worker.recorder.counts;
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| stage.0.as_mut().poll(cx))) {
+                Ok(Poll::Ready(Some(next))) => *stage = next,
+                Ok(Poll::Pending) => return cut.poll_draining(cx).map(|()| counts.cut.add(1)),
+                Ok(Poll::Ready(None)) => {
+                    // It has seen to the deadline by itself, as tunnels do.
+                    if port.drain.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+                        counts.cut.add(1);
+                    }
+                    return Poll::Ready(());
+                }
+                Err(_) => {
+                    counts.panics.add(1);
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+fn first(
+    worker: &Rc<Worker>,
+    port: &Rc<PortState>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Stage {
     // Sockets of both families show IPv4 clients as ::ffff:a.b.c.d.
     let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
     let (peer, local) = (canonical(peer), canonical(local));
     let connection = Connection::new(peer, local, port.key.port);
+    let (worker, port) = (worker.clone(), port.clone());
     match port.speaks {
-        Speaks::Http => plain(worker, port, stream, connection).await,
-        Speaks::Tls => Box::pin(secure(worker, port, stream, connection)).await,
-        Speaks::Tcp | Speaks::Udp => {
-            let session = Session::begin(&worker.recorder, Spoken::Tcp, connection.peer);
-            let way = way(worker, port, Some(&HostPattern::Any));
-            Box::pin(l4::relay(stream, way, session)).await;
-        }
+        Speaks::Http => Stage::new(plain(worker, port, stream, connection)),
+        Speaks::Tls => Stage::new(secure(worker, port, stream, connection)),
+        Speaks::Tcp | Speaks::Udp => Stage::last(async move {
+            let session = Session::begin(&worker.recorder, Spoken::Tcp, peer);
+            let way = way(&worker, &port, Some(&HostPattern::Any));
+            l4::relay(stream, way, session).await;
+        }),
     }
 }
 
-async fn plain(worker: &Rc<Worker>, port: &Rc<PortState>, mut stream: TcpStream, connection: Connection) {
+async fn plain(
+    worker: Rc<Worker>,
+    port: Rc<PortState>,
+    mut stream: TcpStream,
+    connection: Connection,
+) -> Option<Stage> {
     let sniffed = tokio::select! {
         sniffed = timeout(worker.limits.head_timeout, sniff::sniff(&mut stream)) => sniffed,
-        () = silent_in_drain(port) => return,
+        () = silent_in_drain(&port) => return None,
     };
     match sniffed {
-        Ok(Ok(Sniffed::Http1(initial))) => http1(worker, port, stream, initial, connection).await,
-        Ok(Ok(Sniffed::Http2(initial))) => {
-            Box::pin(http2(worker, port, stream, initial, connection)).await;
-        }
-        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {}
+        Ok(Ok(Sniffed::Http1(initial))) => Some(http1(&worker, &port, stream, initial, connection)),
+        Ok(Ok(Sniffed::Http2(initial))) => Some(http2(&worker, &port, stream, initial, connection)),
+        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => None,
     }
 }
 
 async fn secure(
-    worker: &Rc<Worker>,
-    port: &Rc<PortState>,
+    worker: Rc<Worker>,
+    port: Rc<PortState>,
     mut stream: TcpStream,
     mut connection: Connection,
-) {
+) -> Option<Stage> {
     let counts = &worker.recorder.counts;
     let table = || worker.snapshot().tls(port.key).cloned();
     let deadline = Instant::now() + worker.limits.handshake_timeout;
@@ -106,9 +146,14 @@ async fn secure(
     if table().is_some_and(|table| table.has_passthrough()) {
         let hello = match timeout_at(deadline, l4::read_hello(&mut stream)).await {
             Ok(Ok(hello)) => hello,
-            Ok(Err(NoHello::Gone)) => return counts.handshake(Handshake::Closed),
-            Ok(Err(NoHello::Malformed)) => return counts.handshake(Handshake::Malformed),
-            Err(_) => return counts.handshake(Handshake::Timeout),
+            failed => {
+                counts.handshake(match failed {
+                    Ok(Err(NoHello::Malformed)) => Handshake::Malformed,
+                    Ok(_) => Handshake::Closed,
+                    Err(_) => Handshake::Timeout,
+                });
+                return None;
+            }
         };
         let table = table();
         let hostname = match table.as_ref().map(|table| table.way(hello.server_name.as_deref())) {
@@ -125,9 +170,10 @@ async fn secure(
         if let Some(hostname) = hostname {
             let mut session = Session::begin(&worker.recorder, Spoken::Tls, connection.peer);
             session.set_server_name(hello.server_name);
-            let way = l4::Way { initial: hello.bytes, through: true, ..way(worker, port, hostname) };
+            let way = l4::Way { initial: hello.bytes, through: true, ..way(&worker, &port, hostname) };
             drop(table);
-            return Box::pin(l4::relay(stream, way, session)).await;
+            Box::pin(l4::relay(stream, way, session)).await;
+            return None;
         }
     }
     let handshake = Box::pin(tls::accept(Prefixed::new(initial, stream), table));
@@ -138,19 +184,22 @@ async fn secure(
             if let Inside::Bytes(hostname) = inside {
                 let mut session = Session::begin(&worker.recorder, Spoken::Tls, connection.peer);
                 session.set_server_name(server_name);
-                let way = l4::Way { taken: Some(taken), ..way(worker, port, Some(&hostname)) };
-                return Box::pin(l4::relay(stream, way, session)).await;
+                let way = l4::Way { taken: Some(taken), ..way(&worker, &port, Some(&hostname)) };
+                Box::pin(l4::relay(stream, way, session)).await;
+                return None;
             }
             connection.tls = Some(TlsInfo { server_name });
             connection.taken = Some(taken);
-            if let Inside::Http2 = inside {
-                Box::pin(http2(worker, port, stream, Bytes::new(), connection)).await;
-            } else {
-                http1(worker, port, stream, Bytes::new(), connection).await;
-            }
+            let stage = if let Inside::Http2 = inside { http2 } else { http1 };
+            Some(stage(&worker, &port, stream, Bytes::new(), connection))
         }
-        Ok(Err(outcome)) => counts.handshake(outcome),
-        Err(_) => counts.handshake(Handshake::Timeout),
+        failed => {
+            counts.handshake(match failed {
+                Ok(Err(outcome)) => outcome,
+                _ => Handshake::Timeout,
+            });
+            None
+        }
     }
 }
 
@@ -177,25 +226,24 @@ async fn silent_in_drain(port: &PortState) {
     sleep(GRACE).await;
 }
 
-async fn http1<I>(worker: &Rc<Worker>, port: &Rc<PortState>, io: I, initial: Bytes, connection: Connection)
+fn http1<I>(worker: &Rc<Worker>, port: &Rc<PortState>, io: I, initial: Bytes, connection: Connection) -> Stage
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = worker.service(port.key);
-    h1::serve(io, initial, Rc::new(connection), &service, &worker.http1, port.drain.watch()).await;
+    let (service, settings) = (worker.service(port.key), worker.http1.clone());
+    Stage::last(h1::serve(io, initial, Rc::new(connection), service, settings, port.drain.watch()))
 }
 
-async fn http2<I>(worker: &Rc<Worker>, port: &Rc<PortState>, io: I, initial: Bytes, connection: Connection)
+fn http2<I>(worker: &Rc<Worker>, port: &Rc<PortState>, io: I, initial: Bytes, connection: Connection) -> Stage
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = Rc::new(worker.service(port.key));
-    let settings = h2::server::Settings {
-        limits: &worker.limits,
-        recorder: worker.recorder.clone(),
-        drain: port.drain.watch(),
-    };
-    h2::server::serve(io, initial, Rc::new(connection), service, settings).await;
+    let (worker, service, drain) = (worker.clone(), worker.service(port.key), port.drain.watch());
+    Stage::last(async move {
+        let settings =
+            h2::server::Settings { limits: &worker.limits, recorder: worker.recorder.clone(), drain };
+        h2::server::serve(io, initial, Rc::new(connection), Rc::new(service), settings).await;
+    })
 }
 
 #[cfg(test)]
@@ -209,12 +257,13 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let measured = async {
             let worker = Worker::detached(Options::default());
-            let peer = stream.peer_addr().unwrap();
             let transport = portway_plan::Transport::Tcp;
             let port = PortState::new(PortKey { address: None, port: 80, transport }, Speaks::Http);
-            std::mem::size_of_val(&serve(&worker, &port, stream, peer))
+            let peer = stream.peer_addr().unwrap();
+            let Stage(idle) = http1(&worker, &port, stream, Bytes::new(), Connection::new(peer, peer, 80));
+            std::mem::size_of_val(&*idle) + std::mem::size_of::<Task>()
         };
         let size = tokio::task::LocalSet::new().run_until(measured).await;
-        assert!(size <= 1536, "{size} bytes");
+        assert!(size <= 320, "{size} bytes");
     }
 }

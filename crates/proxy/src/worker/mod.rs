@@ -42,7 +42,7 @@ pub struct Worker {
     pub recorder: Rc<Recorder>,
     gateway: Rc<Gateway>,
     limits: Rc<Limits>,
-    http1: h1::Settings,
+    http1: Rc<h1::Settings>,
     current: RefCell<Rc<Current>>,
     draining: Cell<bool>,
     ports: RefCell<HashMap<PortKey, Rc<PortState>>>,
@@ -80,7 +80,7 @@ impl Worker {
         Rc::new(Self {
             index,
             limits: Rc::new(options.limits.clone()),
-            http1: http1_settings(&options, recorder.clone()),
+            http1: Rc::new(http1_settings(&options, recorder.clone())),
             gateway: Rc::new(Gateway::new(recorder.clone(), pools, options.trusted_hops)),
             options,
             recorder,

@@ -55,36 +55,34 @@ pub(super) struct Wire<I> {
     pub(super) io: I,
     /// Read, and not yet taken.
     pub(super) input: Bytes,
-    /// Queued first; then `large`, then `tail`.
+    /// Queued first; then what is large.
     out: BytesMut,
-    large: Bytes,
-    tail: &'static [u8],
+    /// Boxed, since an idle connection has none.
+    large: Option<Box<Large>>,
     unflushed: bool,
     /// Bytes have been written since this was last cleared.
     pub(super) wrote: bool,
 }
 
+/// A piece that is passed on by reference, and what follows it on the wire.
+struct Large {
+    bytes: Bytes,
+    tail: &'static [u8],
+}
+
 impl<I> Wire<I> {
     pub(super) fn new(io: I, input: Bytes) -> Self {
-        Self {
-            io,
-            input,
-            out: BytesMut::new(),
-            large: Bytes::new(),
-            tail: b"",
-            unflushed: false,
-            wrote: false,
-        }
+        Self { io, input, out: BytesMut::new(), large: None, unflushed: false, wrote: false }
     }
 
     /// Whether more can be queued. Only one large piece waits at a time.
     pub(super) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.tail.is_empty() && self.out.len() < WRITE_MARK
+        self.large.is_none() && self.out.len() < WRITE_MARK
     }
 
     /// Where small things are queued. Only while there is room: what is put here goes before a large piece.
     pub(super) fn out(&mut self) -> &mut BytesMut {
-        debug_assert!(self.large.is_empty() && self.tail.is_empty());
+        debug_assert!(self.large.is_none());
         if self.out.capacity() == 0 {
             self.out = WRITE_BUFFER.take();
             self.out.reserve(4096);
@@ -99,16 +97,14 @@ impl<I> Wire<I> {
             out.extend_from_slice(&data);
             out.extend_from_slice(tail);
         } else {
-            self.large = data;
-            self.tail = tail;
+            self.large = Some(Box::new(Large { bytes: data, tail }));
         }
     }
 
     /// Forgets what is queued: the connection is about to be cut.
     pub(super) fn discard_output(&mut self) {
         self.out = BytesMut::new();
-        self.large = Bytes::new();
-        self.tail = b"";
+        self.large = None;
     }
 }
 
@@ -142,16 +138,14 @@ impl<I: AsyncWrite + Unpin> Wire<I> {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let io = Pin::new(&mut self.io);
-            let count = if self.large.is_empty() {
-                let next = if self.out.is_empty() { self.tail } else { &self.out[..] };
-                if next.is_empty() {
-                    break;
+            let count = match &self.large {
+                None if self.out.is_empty() => break,
+                None => ready!(io.poll_write(cx, &self.out))?,
+                Some(large) => {
+                    let slices = [&self.out[..], &large.bytes, large.tail].map(IoSlice::new);
+                    let begin = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(0);
+                    ready!(io.poll_write_vectored(cx, &slices[begin..]))?
                 }
-                ready!(io.poll_write(cx, next))?
-            } else {
-                let slices = [IoSlice::new(&self.out), IoSlice::new(&self.large), IoSlice::new(self.tail)];
-                let slices = if self.out.is_empty() { &slices[1..] } else { &slices[..] };
-                ready!(io.poll_write_vectored(cx, slices))?
             };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -181,12 +175,17 @@ impl<I: AsyncWrite + Unpin> Wire<I> {
             self.out.advance(from_out);
         }
         count -= from_out;
-        let from_large = count.min(self.large.len());
-        self.large.advance(from_large);
-        count -= from_large;
-        self.tail = &self.tail[count..];
-        if self.large.is_empty() {
-            self.large = Bytes::new();
+        let Some(large) = &mut self.large else { return };
+        let from_large = count.min(large.bytes.len());
+        large.bytes.advance(from_large);
+        large.tail = &large.tail[count - from_large..];
+        if large.bytes.is_empty() {
+            if large.tail.is_empty() {
+                self.large = None;
+            } else {
+                // The empty rest would keep its buffer alive.
+                large.bytes = Bytes::new();
+            }
         }
     }
 }

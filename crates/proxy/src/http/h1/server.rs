@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -61,17 +63,20 @@ pub enum End {
 }
 
 /// Serves one connection until its end. `initial` is what has already been read from it.
-pub async fn serve<I, H>(
+///
+/// No `async fn`: its future would hold the arguments a second time.
+pub fn serve<I, H, S>(
     io: I,
     initial: Bytes,
     connection: Rc<Connection>,
-    handler: &H,
-    settings: &Settings,
+    handler: H,
+    settings: S,
     drain: DrainWatch,
-) -> End
+) -> impl Future<Output = End>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Handler,
+    S: Deref<Target = Settings>,
 {
     let conn = Rc::new(RefCell::new(Conn::new(io, initial, settings.body_timeout)));
     let deadline = Deadline::default();
@@ -87,30 +92,28 @@ where
         drain,
         ended: None,
     };
-    let end = loop {
-        let (mut progress, mut due) = (parse::Progress::default(), None);
-        let next = poll_fn(|cx| server.poll_request(cx, &mut progress, &mut due)).await;
-        // Boxed, so that a connection without a request does not keep the room for one.
-        let served = match next {
-            Next::Request(received) => Box::pin(server.serve_one(received, handler)),
-            Next::Refused(refusal) => break server.reject(refusal).await,
-            Next::End(end) => {
-                server.close(false).await;
+    async move {
+        let end = loop {
+            let (mut progress, mut due) = (parse::Progress::default(), None);
+            // Boxed, so that a connection without a request does not keep the room for one.
+            let served = match poll_fn(|cx| server.poll_request(cx, &mut progress, &mut due)).await {
+                Next::Request(received) => server.serve_one(received, &handler).boxed_local(),
+                Next::Refused(refusal) => server.reject(refusal).boxed_local(),
+                Next::End(end) => server.leave(end).boxed_local(),
+            };
+            if let Err(end) = served.await {
                 break end;
             }
         };
-        if let Err(end) = served.await {
-            break end;
-        }
-    };
-    server.conn.borrow_mut().end();
-    end
+        server.conn.borrow_mut().end();
+        end
+    }
 }
 
-struct Server<'s, I> {
+struct Server<I, S> {
     conn: Shared<I>,
     connection: Rc<Connection>,
-    settings: &'s Settings,
+    settings: S,
     deadline: Deadline,
     /// When the client must have taken something of what is queued.
     write_due: Option<Instant>,
@@ -150,13 +153,22 @@ struct Sending {
     queued: usize,
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
-    async fn reject(&mut self, Refusal { kind, detail }: Refusal) -> End {
+impl<I, S> Server<I, S>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Deref<Target = Settings>,
+{
+    async fn reject(&mut self, Refusal { kind, detail }: Refusal) -> Result<(), End> {
         if let Some(observer) = &self.settings.observer {
             observer.rejected(&self.connection, kind, detail);
         }
         self.refuse(kind).await;
-        End::Rejected(kind)
+        Err(End::Rejected(kind))
+    }
+
+    async fn leave(&mut self, end: End) -> Result<(), End> {
+        self.close(false).await;
+        Err(end)
     }
 
     fn poll_request(
@@ -168,7 +180,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin + 'static> Server<'_, I> {
         let scheme = if self.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let mut conn = self.conn.borrow_mut();
         let idle = loop {
-            match parse::request(&mut conn.wire.input, progress, scheme, self.settings) {
+            match parse::request(&mut conn.wire.input, progress, scheme, &self.settings) {
                 Ok(Some(received)) => return Poll::Ready(Next::Request(received)),
                 Ok(None) => {}
                 Err(refusal) => return Poll::Ready(Next::Refused(refusal)),
