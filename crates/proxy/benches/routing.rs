@@ -2,7 +2,6 @@
 //!
 //! Requests go round over many routes, so that the larger tables pay for the memory that they touch.
 
-use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -219,19 +218,51 @@ fn one_host(criterion: &mut Criterion) {
     }
 }
 
-/// The expressions of a host are one search where they fit into it.
+/// Expressions of one host, and a request for the one of that number.
+struct Expressions {
+    name: &'static str,
+    regex: fn(usize) -> String,
+    target: fn(usize) -> String,
+    most: usize,
+}
+
+const EXPRESSIONS: [Expressions; 4] = [
+    Expressions {
+        name: "by their begin",
+        regex: |n| format!("/team-{n}/(a|b)[0-9]+(/.*)?"),
+        target: |n| format!("/team-{n}/a{n}/x"),
+        most: 10_000,
+    },
+    Expressions {
+        name: "by their end",
+        regex: |n| format!("/v[0-9]+/[^/]+/team-{n}"),
+        target: |n| format!("/v12/some-name/team-{n}"),
+        most: 10_000,
+    },
+    // What tells them apart is in the middle: they are looked for together.
+    Expressions {
+        name: "by their middle",
+        regex: |n| format!("/v[0-9]+/team-{n}/.*"),
+        target: |n| format!("/v12/team-{n}/x/y"),
+        most: 1_000,
+    },
+    Expressions {
+        name: "of one begin",
+        regex: |n| format!("/api/v1/[a-z]+/team-{n}/.*"),
+        target: |n| format!("/api/v1/users/team-{n}/x/y"),
+        most: 1_000,
+    },
+];
+
 fn expressions(criterion: &mut Criterion) {
-    for routes in [10, 100, 1_000] {
-        let mut text = String::new();
-        let mut regex = |n| {
-            text.clear();
-            write!(text, "/team-{n}/(a|b)[0-9]+(/.*)?").expect("room");
-            entry(n, PathMatch::Regex(portway_plan::Regex(text.as_str().into())))
-        };
-        let table = table(vec![host("www.example.com", (0..routes).map(&mut regex).collect())]);
-        let heads: Vec<RequestHead> =
-            spread(routes).map(|n| head("www.example.com", format!("/team-{n}/a{n}/x"), "")).collect();
-        find(criterion, "one host, expressions", routes, &table, &heads);
+    for Expressions { name, regex, target, most } in EXPRESSIONS {
+        for routes in [100, 1_000, 10_000].into_iter().filter(|routes| *routes <= most) {
+            let entry = |n| entry(n, PathMatch::Regex(portway_plan::Regex(regex(n).into())));
+            let table = table(vec![host("www.example.com", (0..routes).map(entry).collect())]);
+            let heads: Vec<RequestHead> =
+                spread(routes).map(|n| head("www.example.com", target(n), "")).collect();
+            find(criterion, &format!("one host, expressions {name}"), routes, &table, &heads);
+        }
     }
 }
 

@@ -15,12 +15,21 @@ use crate::http::RequestHead;
 pub(super) type Indices = SmallVec<[u32; 4]>;
 
 /// The entries that share a path. Where many do, they mostly differ in the values of a few headers or query
-/// parameters (a tenant, a version); then those with the request's values are found by hash.
+/// parameters (a tenant, a version); then those with the request's values are found by hash. Where they
+/// differ in the names of headers, those with the request's names are.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    /// All of them, or those that ask for no exact value of any key in `keyed`.
+    /// All of them, or those that are not in `split`.
     rest: Indices,
-    keyed: Option<Box<[Keyed]>>,
+    split: Option<Box<Split>>,
+}
+
+#[derive(Debug)]
+struct Split {
+    keyed: Box<[Keyed]>,
+    /// Of those that ask for no exact value of any key in `keyed`: those that ask for a header, by one of the
+    /// names that each asks for.
+    named: HashMap<Arc<str>, Indices, Hasher>,
 }
 
 /// Entries that ask for exact values of one key.
@@ -42,6 +51,9 @@ const MANY: usize = 8;
 
 /// How many keys are looked at, at most, before the entries that are left are tried one by one.
 const MOST_KEYS: usize = 8;
+
+/// From how many entries on it pays to look each of the request's headers up.
+const MANY_NAMES: usize = 32;
 
 /// What an entry asks for by exact values.
 fn keys(entry: &Entry) -> impl Iterator<Item = (Key, &Arc<str>)> {
@@ -94,17 +106,60 @@ impl Candidates {
             used.pop();
             keyed.push(Keyed { key, values });
         }
-        Self { rest, keyed: (!keyed.is_empty()).then(|| keyed.into()) }
+        let named = if rest.len() >= MANY_NAMES { by_name(&mut rest, entries) } else { HashMap::default() };
+        let is_split = !keyed.is_empty() || !named.is_empty();
+        Self { rest, split: is_split.then(|| Box::new(Split { keyed: keyed.into(), named })) }
     }
 
-    /// Calls back with all entries that can match the request, in lists that ascend, each index once. With
-    /// `all`, also with those that cannot.
+    /// Calls back with all entries that can match the request, in lists that ascend. With `all`, also with
+    /// those that cannot, each index once.
     #[inline]
     pub(super) fn each(&self, head: &RequestHead, all: bool, mut found: impl FnMut(&[u32])) {
-        for keyed in self.keyed.iter().flatten() {
-            keyed.each(head, all, &mut found);
+        if let Some(split) = &self.split {
+            split.keyed.iter().for_each(|keyed| keyed.each(head, all, &mut found));
+            split.each_named(head, all, &mut found);
         }
         found(&self.rest);
+    }
+}
+
+/// Takes out those that ask for a header, each by that of its names which the fewest ask for.
+fn by_name(rest: &mut Indices, entries: &[Entry]) -> HashMap<Arc<str>, Indices, Hasher> {
+    let names = |index: u32| entries[index as usize].headers.iter().map(|header| &header.name);
+    let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
+    rest.iter().flat_map(|index| names(*index)).for_each(|name| *counts.entry(name).or_default() += 1);
+    let mut named: HashMap<Arc<str>, Indices, Hasher> = HashMap::default();
+    rest.retain(|index| match names(*index).min_by_key(|name| counts.get(name)) {
+        Some(name) => {
+            named.entry(name.clone()).or_default().push(*index);
+            false
+        }
+        None => true,
+    });
+    named
+}
+
+impl Split {
+    fn each_named(&self, head: &RequestHead, all: bool, found: &mut dyn FnMut(&[u32])) {
+        if all {
+            return self.named.values().for_each(|indices| found(indices));
+        }
+        if self.named.is_empty() {
+            return;
+        }
+        // What is found twice is tried twice.
+        let mut lower: SmallVec<[u8; 64]> = SmallVec::new();
+        for (name, _) in head.headers.iter() {
+            lower.clear();
+            lower.extend(name.iter().map(u8::to_ascii_lowercase));
+            if let Some(indices) = std::str::from_utf8(&lower).ok().and_then(|name| self.named.get(name)) {
+                found(indices);
+            }
+        }
+        // The host is no header of the request here, but entries may ask for it.
+        if let Some(indices) = self.named.get("host") {
+            found(indices);
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::http::{RequestHead, path};
 /// The compiled entries of one hostname pattern on one listener.
 ///
 /// Entries are found by path: exact paths and prefixes by hash, one look for each length that a prefix has;
-/// regular expressions one by one, or in one search where there are many. Of all that is found, the entry
-/// that comes first in the plan and matches wins.
+/// regular expressions by what their matches begin or end with, where there are many. Of all that is found,
+/// the entry that comes first in the plan and matches wins.
 #[derive(Debug)]
 pub struct HostTable {
     plan: Arc<plan::Host>,

@@ -12,6 +12,7 @@ mod candidates;
 mod conditions;
 mod host;
 mod listener;
+mod literals;
 mod regexes;
 mod rule;
 mod trace;

@@ -184,6 +184,49 @@ proptest! {
         }
     }
 
+    /// Many entries with one path, which differ in the headers that they ask for.
+    #[test]
+    fn many_names_of_headers(
+        names in prop::collection::vec((0u8..60, 0u8..8, 0u8..3), 30..90),
+        sent in prop::collection::vec((0u8..60, 1u8..3), 0..12),
+    ) {
+        let entries = (0..).zip(&names).map(|(route, (name, other, value)): (usize, _)| {
+            let mut headers = match value {
+                0 => vec![],
+                1 => {
+                    let value = StringMatch::Regex(portway_plan::Regex("[12]".into()));
+                    vec![HeaderMatch { name: format!("x-{name}").into(), value }]
+                }
+                _ => vec![header(&format!("x-{name}"), "1")],
+            };
+            match other {
+                0 => headers.push(header("host", "h")),
+                1 => headers.push(header("x-b", "1")),
+                _ => {}
+            }
+            // Whatever asks for nothing comes last, or nothing else was ever found.
+            let last = headers.is_empty();
+            (last, Entry { headers, ..entry(prefix("/a"), &rule(&route.to_string(), &[])) })
+        });
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_by_key(|(last, _)| *last);
+        let listener = listener("", false, vec![host("", entries.into_iter().map(|(_, e)| e).collect())]);
+        let table = compile(&port(vec![listener.clone()]), None);
+        let mut head = request("GET", "http://h/a/b");
+        for (name, value) in &sent {
+            head.headers.append(format!("X-{name}"), value.to_string());
+        }
+        // The host as a header of the request, for the sake of the naive evaluation.
+        let mut naive_head = head.clone();
+        naive_head.headers.append("host", "h");
+        let wanted = naive(&listener, &naive_head).ok_or(FaultKind::NoRoute);
+        prop_assert_eq!(route_of(&table, &head, None), wanted.clone());
+        let trace = table.trace(&head, None);
+        let traced = trace.outcome.map(|matched| matched.entry.rule.source.object.name.to_string());
+        prop_assert_eq!(traced, wanted);
+        prop_assert_eq!((trace.entries.len(), trace.omitted), (names.len(), 0));
+    }
+
     /// Hosts come, go and change in any way: the table that was built step by step finds the same.
     #[test]
     fn incremental_is_as_from_scratch(
