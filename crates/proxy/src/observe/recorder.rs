@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use super::counter::{Counter, Gauge, Histogram};
 use super::exchange::Details;
-use super::journal::Journal;
-use super::lines::Ending;
+use super::journal::{Journal, channel};
+use super::lines::{Ending, Lines};
 use super::session::SessionRecord;
 use super::trace::{Sampler, Traced};
 use crate::fault::FaultKind;
 use crate::http::{Connection, Request, h1};
+use crate::options::AccessLogFormat;
 
 /// A worker's own part of the observation: its counters, and the way to the threads that write.
 #[derive(Debug)]
@@ -165,6 +166,12 @@ impl Recorder {
     /// A recorder that counts for itself alone, for tests.
     pub fn detached() -> Self {
         Self::new(0, Arc::default(), None, None)
+    }
+
+    /// A recorder that writes lines which nobody reads, for benchmarks.
+    pub fn unread(format: AccessLogFormat) -> Self {
+        let (out, _) = channel(1);
+        Self::new(0, Arc::default(), Some(Journal::new(Some(Lines::new(format)), out)), None)
     }
 
     /// Sends what is recorded on to where it is written, for as long as it is polled.
