@@ -30,6 +30,7 @@ mod rule;
 mod session;
 mod shards;
 mod source;
+mod ticket;
 mod trust;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub use rule::{
 pub use session::{Session, SessionCarrier};
 pub use shards::Shards;
 pub use source::{ObjectRef, Source};
+pub use ticket::TicketKey;
 pub use trust::{SubjectName, Trust, TrustKey};
 
 /// Everything one proxy serves.

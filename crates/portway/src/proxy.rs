@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use portway_plan::Plan;
+use portway_plan::{Plan, TicketKey};
 use portway_proxy::{Applied, DrainTimes, Options, Proxy, StatusSource};
 use portway_push::{
     Apply, Client, ClientOptions, ClientState, FailedListener, GatewayName, Outcome, Pod, UnavailablePort,
@@ -133,6 +133,10 @@ impl Apply for Serving {
         // A plan that once was complete stays: what is not there is not asked for any more.
         self.complete.fetch_or(complete, Ordering::Relaxed);
         Ok(outcome(applied))
+    }
+
+    fn set_ticket_keys(&mut self, keys: Vec<TicketKey>) {
+        self.proxy.set_ticket_keys(&keys);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use portway_plan::{Plan, Port, Source};
+use portway_plan::{Plan, Port, Source, TicketKey};
 
 use crate::admin;
 use crate::background::Background;
@@ -17,7 +17,7 @@ use crate::listen::{self, Bound};
 use crate::observe::{Metrics, Observation};
 use crate::options::{BindMode, Options};
 use crate::snapshot::{Compiler, PortKey, Snapshot};
-use crate::tls::TlsContext;
+use crate::tls::{Tickets, TlsContext};
 use crate::upstream::Backends;
 use crate::worker::{self, Command, Loads, WorkerThread};
 
@@ -25,6 +25,7 @@ use crate::worker::{self, Command, Loads, WorkerThread};
 pub struct Proxy {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    tickets: Arc<Tickets>,
     // Dropped in this order: first those who serve, then those who write down what was served.
     workers: Vec<WorkerThread>,
     admin_address: Option<SocketAddr>,
@@ -62,9 +63,6 @@ pub enum StartError {
     /// A worker's or the admin thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
-    /// The system has no randomness for TLS.
-    #[error("cannot set TLS up: {0}")]
-    Tls(String),
     /// The admin address cannot be bound.
     #[error("cannot bind the admin address {address}: {error}")]
     Admin {
@@ -156,7 +154,8 @@ impl Proxy {
         let background = Background::start().map_err(StartError::Thread)?;
         let metrics = Arc::new(Metrics::new(count));
         let loads = Arc::new(Loads::new(count));
-        let tls = TlsContext::new().map_err(|error| StartError::Tls(error.to_string()))?;
+        let tickets = Arc::new(Tickets::default());
+        let tls = TlsContext::new(tickets.clone());
         let backends = Backends::new(background.handle().clone(), metrics.clone());
         let observation = Observation::start(&options, metrics.clone(), background.handle())?;
         let recorders = (0..count).map(|index| observation.recorder(index)).collect();
@@ -177,11 +176,18 @@ impl Proxy {
         Ok(Self {
             shared,
             state: Mutex::new(State { compiler: Compiler::new(tls, metrics, backends), bound: Vec::new() }),
+            tickets,
             workers,
             admin_address,
             _observation: observation,
             _background: background,
         })
+    }
+
+    /// Makes TLS session tickets with these keys from now on: replicas that have the same resume each other's
+    /// sessions. Without, or when their epochs have passed, a proxy makes keys of its own.
+    pub fn set_ticket_keys(&self, keys: &[TicketKey]) {
+        self.tickets.set(keys);
     }
 
     /// Serves this plan from now on. Binds its new ports, swaps the plan on all workers and lets ports that

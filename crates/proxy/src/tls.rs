@@ -2,6 +2,7 @@
 
 mod anchors;
 mod clients;
+mod tickets;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +13,7 @@ use portway_plan::{Certificate, CertificateKey, HostPattern, ListenerProtocol, P
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
-};
+use rustls::server::{Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncWriteExt;
@@ -23,6 +22,8 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub(crate) use self::anchors::{AnchorStore, Anchors};
+use self::tickets::Ticketer;
+pub(crate) use self::tickets::Tickets;
 use crate::http::Counted;
 use crate::observe::Handshake;
 use crate::prefixed::Prefixed;
@@ -32,8 +33,9 @@ use crate::proxy::FailedListener;
 pub(crate) struct TlsContext {
     pub(crate) provider: Arc<CryptoProvider>,
     /// One set of keys for all listeners and workers, so that a client resumes wherever it lands. rustls
-    /// makes new keys every six hours and checks that a ticket is used for the name it was made for.
-    ticketer: Arc<dyn ProducesTickets>,
+    /// checks that a ticket is used for the name it was made for.
+    tickets: Arc<Tickets>,
+    ticketer: Arc<Ticketer>,
 }
 
 /// The certificates of a plan, ready for use, or why they are not.
@@ -110,13 +112,10 @@ impl PartialEq for Clients {
 struct Chooser(Vec<Arc<ServerCertificate>>);
 
 impl TlsContext {
-    /// # Errors
-    /// When the system has no randomness for the keys of tickets.
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
-        Ok(Self {
-            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-            ticketer: rustls::crypto::aws_lc_rs::Ticketer::new()?,
-        })
+    /// With these keys of tickets.
+    pub(crate) fn new(tickets: Arc<Tickets>) -> Self {
+        let ticketer = Ticketer::new(tickets.clone(), Vec::new());
+        Self { provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()), tickets, ticketer }
     }
 
     fn load(&self, certificate: &Certificate) -> Result<Arc<ServerCertificate>, String> {
@@ -138,17 +137,20 @@ impl TlsContext {
         &self,
         certificates: &[Arc<ServerCertificate>],
         carries: Carries,
+        hostname: &HostPattern,
         clients: Option<&Clients>,
     ) -> Result<Arc<ServerConfig>, String> {
         let error = |error: rustls::Error| error.to_string();
         let (verifier, ticketer): (Arc<dyn ClientCertVerifier>, _) = match clients {
             None => (Arc::new(NoClientAuth), self.ticketer.clone()),
-            Some(Clients { anchors, optional }) => (
-                clients::verifier(anchors.as_ref()?, *optional, &self.provider)?,
-                // A ticket stands for the certificate that was shown when it was made: it opens no other
-                // listener, nor this one under another rule.
-                rustls::crypto::aws_lc_rs::Ticketer::new().map_err(error)?,
-            ),
+            Some(Clients { anchors, optional }) => {
+                let anchors = anchors.as_ref()?;
+                // A ticket stands for the certificate that was shown when it was made: it opens no listener
+                // that trusts others, nor this one under another rule.
+                let scope = anchors.digest(hostname, *optional);
+                let verifier = clients::verifier(anchors, *optional, &self.provider)?;
+                (verifier, Ticketer::new(self.tickets.clone(), scope))
+            }
         };
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
@@ -228,6 +230,7 @@ impl TlsTable {
             let same = |old: &&TlsListener| {
                 old.carries == carries
                     && old.clients == clients
+                    && (clients.is_none() || old.hostname == listener.hostname)
                     && old.certificates.len() == usable.len()
                     && old.certificates.iter().zip(&usable).all(|(a, b)| Arc::ptr_eq(a, b))
             };
@@ -239,7 +242,7 @@ impl TlsTable {
             let config = match old {
                 Some(old) => old.config.clone(),
                 None if usable.is_empty() => None,
-                None => match context.config(&usable, carries, clients.as_ref()) {
+                None => match context.config(&usable, carries, &listener.hostname, clients.as_ref()) {
                     Ok(config) => Some(config),
                     Err(error) => {
                         errors.push(error);

@@ -26,12 +26,14 @@ mod server;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod tls;
 
 pub use auth::{Authenticator, GatewayName, Identity, Pod, Refusal, ServiceAccount};
 pub use client::{Apply, Client, ClientOptions, ClientState};
 pub use outcome::{FailedListener, Outcome, UnavailablePort};
 pub use server::{Counters, GatewayState, PeerOptions, PublishError, Rejection, Replica, Server};
+pub use tickets::TicketRoot;
 pub use tls::{ServingCertificate, TlsError};
 
 /// The audience that a proxy's ServiceAccount token must have.

@@ -66,3 +66,6 @@ pub(crate) const RECENT: usize = 32;
 
 /// How many ports and listeners an outcome names at most, each.
 pub(crate) const OUTCOME: usize = 100;
+
+/// Keys of tickets in one message; more are not looked at.
+pub(crate) const TICKET_KEYS: usize = 8;

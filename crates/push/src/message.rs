@@ -43,6 +43,8 @@ pub(crate) struct Hello {
     pub(crate) version: String,
     #[prost(uint32, tag = "6")]
     pub(crate) have: u32,
+    #[prost(bool, tag = "7")]
+    pub(crate) ticket_keys: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -113,6 +115,30 @@ impl std::fmt::Debug for Token {
 pub(crate) struct FromController {
     #[prost(message, optional, tag = "1")]
     pub(crate) part: Option<Part>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) ticket_keys: Option<TicketKeys>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TicketKeys {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) keys: Vec<TicketKey>,
+}
+
+/// Not `Debug`: it is a secret.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(crate) struct TicketKey {
+    #[prost(uint64, tag = "1")]
+    pub(crate) epoch: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) key: Vec<u8>,
+}
+
+impl std::fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TicketKey({}, [redacted])", self.epoch)
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

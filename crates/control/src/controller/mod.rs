@@ -239,11 +239,23 @@ async fn push(
     };
     let certificate = authority.certificate();
     let mut bundles = authority.bundle();
+    let mut roots = authority.ticket_root();
     let renewal = tokio::spawn(authority.run());
     let passing_on = tokio::spawn(async move {
         loop {
             bundle.send_replace(bundles.borrow_and_update().clone());
             if bundles.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    let server = shared.server.clone();
+    let sharing = tokio::spawn(async move {
+        loop {
+            if let Some(root) = roots.borrow_and_update().clone() {
+                server.set_ticket_root(root);
+            }
+            if roots.changed().await.is_err() {
                 return;
             }
         }
@@ -258,6 +270,7 @@ async fn push(
     shared.listening.store(false, Ordering::Relaxed);
     renewal.abort();
     passing_on.abort();
+    sharing.abort();
 }
 
 /// The authority from the cluster, however long that takes.

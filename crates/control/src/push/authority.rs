@@ -18,7 +18,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use portway_push::{ServingCertificate, TlsError};
+use portway_push::{ServingCertificate, TicketRoot, TlsError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -59,6 +59,7 @@ pub struct Authority {
     names: Vec<String>,
     certificate: ServingCertificate,
     bundle: watch::Sender<String>,
+    ticket_root: watch::Sender<Option<TicketRoot>>,
     /// By whom the serving certificate was signed, and when.
     served: Option<(String, OffsetDateTime)>,
 }
@@ -127,6 +128,7 @@ impl Authority {
             names,
             certificate: ServingCertificate::new(),
             bundle: watch::Sender::new(String::new()),
+            ticket_root: watch::Sender::new(None),
             served: None,
         };
         authority.look().await?;
@@ -141,6 +143,12 @@ impl Authority {
     /// The authorities that proxies must trust, in PEM; kept current by [`Authority::run`].
     pub fn bundle(&self) -> watch::Receiver<String> {
         self.bundle.subscribe()
+    }
+
+    /// What the keys of TLS session tickets are made from: the same for all replicas, since it follows from the
+    /// authority's key, and another when another authority signs; kept current by [`Authority::run`].
+    pub fn ticket_root(&self) -> watch::Receiver<Option<TicketRoot>> {
+        self.ticket_root.subscribe()
     }
 
     /// Renews what has to be renewed. Ends never.
@@ -172,6 +180,12 @@ impl Authority {
             self.certificate.set(chain.as_bytes(), key.as_bytes())?;
             self.served = Some((signer.clone(), now));
         }
+        let root = Some(TicketRoot::derive(state.signer.key.as_bytes()));
+        self.ticket_root.send_if_modified(|known| {
+            let new = *known != root;
+            *known = root;
+            new
+        });
         let bundle = state.bundle();
         self.bundle.send_if_modified(|known| {
             let new = *known != bundle;

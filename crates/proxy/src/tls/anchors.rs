@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portway_plan::{Plan, Trust, TrustAnchors, TrustKey};
+use aws_lc_rs::digest;
+use portway_plan::{HostPattern, Plan, Trust, TrustAnchors, TrustKey};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
@@ -25,6 +26,19 @@ impl Anchors {
             roots.add(CertificateDer::from(der.as_slice())).map_err(|error| error.to_string())?;
         }
         Ok(Self { planned, roots: Arc::new(roots) })
+    }
+
+    /// Tells apart who is let in by them, on the listener of that hostname: the same on all replicas.
+    pub(crate) fn digest(&self, hostname: &HostPattern, optional: bool) -> Vec<u8> {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let hostname = hostname.to_string();
+        let certificates = self.planned.iter().flat_map(|trust| &trust.certificates);
+        for part in std::iter::once(hostname.as_bytes()).chain(certificates.map(Vec::as_slice)) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        context.update(&[u8::from(optional)]);
+        context.finish().as_ref().to_vec()
     }
 
     /// The certificate itself is among those that are trusted, not just its signer.

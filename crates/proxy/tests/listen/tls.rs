@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Request;
+use portway_plan::{PrivateKey, TicketKey};
 use portway_testkit::{Client, Http2, Origin};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -131,6 +132,35 @@ async fn a_client_resumes_on_whichever_worker_it_lands() -> anyhow::Result<()> {
         proxy.apply(with("b").into());
         assert!(resumed(&connector, address).await?.1, "{version:?}, with another plan");
         proxy.apply(with("a").into());
+    }
+    Ok(())
+}
+
+/// Keys that a controller would hand out.
+fn ticket_keys(secret: u8) -> Vec<TicketKey> {
+    let now = TicketKey::epoch(std::time::SystemTime::now());
+    let key = |epoch: u64| TicketKey { epoch, key: PrivateKey([[secret; 16], [epoch as u8; 16]].concat()) };
+    (now - 1..=now + 2).map(key).collect()
+}
+
+#[tokio::test]
+async fn a_client_resumes_on_another_replica_that_has_the_same_keys() -> anyhow::Result<()> {
+    let origin = Origin::named("a").await?;
+    let issued = issue("a", &["a.example"], false);
+    let listeners = [listener("a", "", "a", &["a"])];
+    let plan = with_certificates(plan(&[port(443, &listeners)], &[("a", origin.address())]), &[&issued]);
+    for version in rustls::ALL_VERSIONS {
+        let replicas: Vec<_> = (0..3).map(|_| serving(options(1), plan.clone())).collect();
+        for (replica, secret) in replicas.iter().zip([1, 1, 2]) {
+            replica.0.set_ticket_keys(&ticket_keys(secret));
+        }
+        let connector = resuming(trust(&[&issued]), &[*version])?;
+        assert!(!resumed(&connector, replicas[0].1).await?.1);
+        assert!(resumed(&connector, replicas[1].1).await?.1, "{version:?}");
+        assert!(!resumed(&connector, replicas[2].1).await?.1, "{version:?}, other keys: a whole handshake");
+        // What was sealed before other keys came is still good.
+        replicas[2].0.set_ticket_keys(&ticket_keys(1));
+        assert!(resumed(&connector, replicas[2].1).await?.1, "{version:?}");
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portway_plan::Plan;
+use portway_plan::{Plan, PrivateKey, TicketKey};
 use rand::Rng as _;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::assemble::Assembly;
 use crate::auth::{GatewayName, Pod};
 use crate::outcome::Outcome;
+use crate::{limits, message};
 
 /// The least time between two tries to connect, and the most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -52,6 +53,9 @@ pub trait Apply: Send + 'static {
     /// # Errors
     /// Why it is not served, for people; then the plan before still is.
     fn apply(&mut self, plan: Arc<Plan>, complete: bool) -> Result<Outcome, String>;
+
+    /// Makes TLS session tickets with these keys from now on, as the other proxies of the Gateway do.
+    fn set_ticket_keys(&mut self, keys: Vec<TicketKey>);
 }
 
 /// Follows a controller.
@@ -165,6 +169,19 @@ impl Client {
             apply.lock().unwrap_or_else(PoisonError::into_inner).apply(plan, complete)
         });
         applying.await.unwrap_or_else(|error| Err(format!("it could not be applied: {error}")))
+    }
+
+    /// Has the keys of tickets used.
+    async fn set_ticket_keys(&self, keys: message::TicketKeys) {
+        let keys = keys.keys.into_iter().take(limits::TICKET_KEYS);
+        let keys = keys.map(|key| TicketKey { epoch: key.epoch, key: PrivateKey(key.key) }).collect();
+        let apply = Arc::clone(&self.apply);
+        let setting = tokio::task::spawn_blocking(move || {
+            apply.lock().unwrap_or_else(PoisonError::into_inner).set_ticket_keys(keys);
+        });
+        if let Err(error) = setting.await {
+            tracing::warn!(%error, "the keys of tickets cannot be used");
+        }
     }
 
     async fn restore(&mut self) {

@@ -69,9 +69,13 @@ impl Client {
         loop {
             tokio::select! {
                 message = inbound.message() => {
-                    let part = message?.ok_or(Ended::Closed)?.part;
+                    let FromController { part, ticket_keys } = message?.ok_or(Ended::Closed)?;
                     self.connected();
-                    let part = part.ok_or_else(|| Status::invalid_argument("a message without a part"))?;
+                    if let Some(keys) = ticket_keys {
+                        self.set_ticket_keys(keys).await;
+                    }
+                    // What else there may be one day is not for this version.
+                    let Some(part) = part else { continue };
                     let Some(outcome) = self.part(part, &mut staged, &mut served).await else { continue };
                     bind_at = again(served.as_ref());
                     if outcome.rejected.is_empty() && save_at.is_none() {
@@ -122,6 +126,7 @@ impl Client {
             pod_uid: self.options.pod.uid.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             have: u32::try_from(hashes.len()).unwrap_or_default(),
+            ticket_keys: true,
         };
         let have = hashes.chunks(limits::HASHES).map(|chunk| {
             let mut hashes = BytesMut::with_capacity(chunk.len() * ShardHash::LENGTH);

@@ -21,6 +21,7 @@ use crate::encode::Encoder;
 use crate::limits;
 use crate::outcome::Outcome;
 use crate::shard::Sum;
+use crate::tickets::TicketRoot;
 use crate::tls::{ServingCertificate, TlsError};
 pub use peers::PeerOptions;
 use revision::Revision;
@@ -49,6 +50,8 @@ struct Shared {
     heard: Mutex<report::Heard>,
     /// Counts up when a proxy here has said something.
     reports: watch::Sender<u64>,
+    /// What the keys of tickets are made from, once it is known.
+    ticket_root: watch::Sender<Option<TicketRoot>>,
 }
 
 /// A Gateway, its plan and its proxies.
@@ -158,6 +161,7 @@ impl Server {
             controllers: Mutex::default(),
             heard: Mutex::default(),
             reports: watch::Sender::new(0),
+            ticket_root: watch::Sender::new(None),
         }))
     }
 
@@ -189,6 +193,16 @@ impl Server {
             self.0.published.send_modify(|count| *count += 1);
         }
         Ok(number)
+    }
+
+    /// Hands out keys of TLS session tickets from now on, made from this. Controllers that have the same hand out
+    /// the same.
+    pub fn set_ticket_root(&self, root: TicketRoot) {
+        self.0.ticket_root.send_if_modified(|known| {
+            let new = known.as_ref() != Some(&root);
+            *known = Some(root);
+            new
+        });
     }
 
     /// Forgets a Gateway. Its proxies are told that it is gone; they go on with what they have.

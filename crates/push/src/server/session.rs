@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use portway_plan::TicketKey;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +20,7 @@ use crate::message::from_proxy::Message;
 use crate::message::{self, FromController, FromProxy};
 use crate::outcome::{Outcome, shortened};
 use crate::shard::ShardHash;
+use crate::tickets::TicketRoot;
 
 /// How often the same refusal is logged.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
@@ -55,6 +57,8 @@ struct Session {
     pod: Pod,
     stream: u64,
     base: Base,
+    /// Whether the proxy takes keys of tickets.
+    ticket_keys: bool,
 }
 
 /// Opens a stream for whom the token says.
@@ -192,6 +196,7 @@ impl Session {
             pod,
             stream,
             base: Base::Hashes(hashes),
+            ticket_keys: hello.ticket_keys,
         };
         session.arrived(shortened(&hello.version));
         Ok(session)
@@ -258,11 +263,23 @@ impl Session {
         let begun = tokio::time::Instant::now() + limits::REVIEW;
         let mut review = interval_at(begun, limits::REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut root = self.shared.ticket_root.subscribe();
+        root.mark_changed();
+        let mut epoch_ends = tokio::time::Instant::now();
         // The revision that the proxy has not answered yet, and until when it must.
         let mut waiting: Option<(Arc<Revision>, tokio::time::Instant)> = None;
         loop {
             let deadline = waiting.as_ref().map(|(_, deadline)| *deadline);
             tokio::select! {
+                changed = root.changed(), if self.ticket_keys => {
+                    changed.map_err(|_| Status::unavailable("the controller ends"))?;
+                    let root = root.borrow_and_update().clone();
+                    epoch_ends = self.send_ticket_keys(root).await?;
+                }
+                () = sleep_until(epoch_ends), if self.ticket_keys => {
+                    let root = root.borrow().clone();
+                    epoch_ends = self.send_ticket_keys(root).await?;
+                }
                 message = self.inbound.message() => match message?.map(|message| message.message) {
                     None => return Ok(()),
                     Some(Some(Message::Outcome(outcome))) => {
@@ -292,6 +309,25 @@ impl Session {
         }
     }
 
+    /// Sends the keys of tickets, if there are any; says when the next are due.
+    async fn send_ticket_keys(&self, root: Option<TicketRoot>) -> Result<tokio::time::Instant, Status> {
+        let now = SystemTime::now();
+        if let Some(root) = root {
+            let keys = root.keys(&self.gateway.name, TicketKey::epoch(now)).into_iter();
+            let keys = keys.map(|key| message::TicketKey { epoch: key.epoch, key: key.key.0 }).collect();
+            let ticket_keys = Some(message::TicketKeys { keys });
+            let sending = self.sender.send(Ok(FromController { part: None, ticket_keys }));
+            match timeout(limits::REVISION, sending).await {
+                Ok(sent) => sent.map_err(|_| Status::cancelled("the proxy is gone"))?,
+                Err(_) => return Err(Status::deadline_exceeded("the keys of tickets were not received")),
+            }
+        }
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let left = TicketKey::EPOCH.as_secs() - since % TicketKey::EPOCH.as_secs();
+        // A moment later than that, so that it has begun.
+        Ok(tokio::time::Instant::now() + Duration::from_secs(left + 1))
+    }
+
     /// Sends what the proxy lacks of a revision.
     async fn send(&self, revision: &Arc<Revision>) -> Result<(), Status> {
         let internal = |error: serde_json::Error| Status::internal(error.to_string());
@@ -303,7 +339,7 @@ impl Session {
                 let counters = &self.shared.counters;
                 counters.shards.fetch_add(shards as u64, Ordering::Relaxed);
                 counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                let message = FromController { part: Some(part) };
+                let message = FromController { part: Some(part), ticket_keys: None };
                 self.sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the proxy is gone"))?;
             }
             Ok(())

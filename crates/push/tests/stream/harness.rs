@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use portway_plan::{
     Certificate, CertificateKey, Entry, Host, HostPattern, Listener, ListenerProtocol, ObjectRef, PathMatch,
-    Plan, Port, PrivateKey, Rule, RuleKind, Source, Timeouts, Transport,
+    Plan, Port, PrivateKey, Rule, RuleKind, Source, TicketKey, Timeouts, Transport,
 };
 use portway_push::{
     Apply, Authenticator, Client, ClientOptions, ClientState, GatewayName, GatewayState, Identity, Outcome,
@@ -157,24 +157,33 @@ pub(crate) type Verdict = Result<Outcome, String>;
 pub(crate) struct Proxy {
     pub(crate) state: watch::Receiver<ClientState>,
     plans: mpsc::UnboundedReceiver<(Arc<Plan>, bool, oneshot::Sender<Verdict>)>,
+    pub(crate) ticket_keys: watch::Receiver<Vec<TicketKey>>,
     running: JoinHandle<()>,
 }
 
-struct Recorder(mpsc::UnboundedSender<(Arc<Plan>, bool, oneshot::Sender<Verdict>)>);
+struct Recorder {
+    plans: mpsc::UnboundedSender<(Arc<Plan>, bool, oneshot::Sender<Verdict>)>,
+    ticket_keys: watch::Sender<Vec<TicketKey>>,
+}
 
 impl Apply for Recorder {
     fn apply(&mut self, plan: Arc<Plan>, complete: bool) -> Verdict {
         let (verdict, said) = oneshot::channel();
-        self.0.send((plan, complete, verdict)).map_err(|_| "the test is over".to_owned())?;
+        self.plans.send((plan, complete, verdict)).map_err(|_| "the test is over".to_owned())?;
         said.blocking_recv().unwrap_or_else(|_| Err("the test is over".to_owned()))
+    }
+
+    fn set_ticket_keys(&mut self, keys: Vec<TicketKey>) {
+        self.ticket_keys.send_replace(keys);
     }
 }
 
 impl Proxy {
     pub(crate) fn start(options: ClientOptions) -> Self {
         let (sender, plans) = mpsc::unbounded_channel();
-        let (client, state) = Client::new(options, Recorder(sender));
-        Self { state, plans, running: tokio::spawn(client.run()) }
+        let (ticket_keys, told) = watch::channel(Vec::new());
+        let (client, state) = Client::new(options, Recorder { plans: sender, ticket_keys });
+        Self { state, plans, ticket_keys: told, running: tokio::spawn(client.run()) }
     }
 
     /// Takes the next plan, and says that.

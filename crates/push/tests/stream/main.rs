@@ -6,3 +6,4 @@ mod hostile;
 mod loss;
 mod peers;
 mod refusal;
+mod tickets;
