@@ -7,6 +7,7 @@
 //! ```
 
 pub mod corpus;
+pub mod frames;
 mod pieces;
 pub mod properties;
 

@@ -110,7 +110,7 @@ fn lengths(pieces: &[Bytes]) -> Vec<usize> {
 
 /// Ways to cut the bytes: in two, at two places that the bytes decide; in pieces of any size; and, where
 /// there are not too many, one by one.
-fn splits(data: &[u8]) -> Vec<Vec<Bytes>> {
+pub(super) fn splits(data: &[u8]) -> Vec<Vec<Bytes>> {
     let all = Bytes::copy_from_slice(data);
     if data.len() < 2 {
         return Vec::new();

@@ -294,7 +294,9 @@ impl Mux {
             return Poll::Ready(Err(Broken::LeftBehind));
         }
         if self.open >= self.peer_streams as usize {
-            self.openers.push(cx.waker().clone());
+            if !self.openers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                self.openers.push(cx.waker().clone());
+            }
             return Poll::Pending;
         }
         let id = self.next_own;

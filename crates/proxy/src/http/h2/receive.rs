@@ -434,7 +434,11 @@ impl Mux {
         }
         if head.has(frame::ACK) {
             self.settled = true;
-            return if payload.is_empty() { Ok(()) } else { Err(size("an acknowledgement with SETTINGS")) };
+            return if payload.is_empty() {
+                self.idle_frame()
+            } else {
+                Err(size("an acknowledgement with SETTINGS"))
+            };
         }
         if !payload.len().is_multiple_of(6) {
             return Err(size("SETTINGS of a wrong size"));
@@ -442,12 +446,13 @@ impl Mux {
         if !std::mem::replace(&mut self.greeted, true) {
             // RFC 9113 section 6.5.2: no limit unless one is told.
             self.peer_streams = u32::MAX;
-        } else {
-            self.idle_frame()?;
         }
+        self.idle_frame()?;
         for entry in payload.chunks_exact(6) {
             let name = u16::from_be_bytes([entry[0], entry[1]]);
             let value = u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]);
+            // One entry can be as much work as a frame: all streams are looked at.
+            self.idle_frame()?;
             self.setting(name, value)?;
         }
         frame::put(self.out.tail(), frame::SETTINGS, frame::ACK, 0, b"");
@@ -497,6 +502,7 @@ impl Mux {
             frame::put(self.out.tail(), frame::PING, frame::ACK, 0, payload);
             return self.idle_frame();
         }
+        self.idle_frame()?;
         for ping in [Ping::Alive, Ping::Leaving] {
             if payload == ping.payload()
                 && std::mem::take(&mut self.pings[ping as usize])

@@ -280,6 +280,11 @@ impl Stream {
     /// `None` when the client has reset the stream before its answer.
     async fn answer<H: Handler>(&mut self, fields: Fields, handler: &H) -> Option<()> {
         let Streams { recorder, limits, connection, .. } = &*self.streams;
+        let line = &self.sender.0;
+        if line.mux.borrow_mut().is_broken(line) {
+            // Reset along with the request, before anything has been done for it.
+            return None;
+        }
         let is_head = fields.method == Some(Method::HEAD);
         let response = match request::receive(fields, connection.tls.is_some(), limits) {
             Ok(received) => {

@@ -238,6 +238,11 @@ impl Mux {
         self.stream(line).is_none_or(ended)
     }
 
+    /// Whether the stream is broken.
+    pub(super) fn is_broken(&mut self, line: &Line) -> bool {
+        self.stream(line).is_none_or(|stream| stream.broken.is_some())
+    }
+
     /// Ready when the stream is broken.
     pub(super) fn poll_broken(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<Broken> {
         let Some(stream) = self.stream(line) else { return Poll::Ready(Broken::Closed) };

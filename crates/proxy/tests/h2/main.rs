@@ -1,0 +1,4 @@
+//! The HTTP/2 engine.
+
+mod fuzzed;
+mod windows;
