@@ -100,7 +100,7 @@ async fn fetch(pieces: Vec<Bytes>, method: Method) {
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     runtime.expect("a runtime").block_on(LocalSet::new().run_until(test))
 }
 
