@@ -16,6 +16,7 @@ mod background;
 pub mod drain;
 pub mod fault;
 pub mod http;
+mod ids;
 pub mod l4;
 mod limits;
 mod listen;

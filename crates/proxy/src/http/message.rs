@@ -273,6 +273,13 @@ pub struct ResponseHead {
     pub headers: Headers,
 }
 
+impl ResponseHead {
+    /// Whether no response of this status has a body (RFC 9110 section 6.4.1); those to HEAD have none either.
+    pub fn is_bodiless(&self) -> bool {
+        matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+}
+
 impl Response {
     /// A response of the gateway's own.
     pub fn new(status: StatusCode, body: Body) -> Self {

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use super::tls::{ClientTls, ClientTlsId};
 use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport};
 use crate::fault::{Fault, FaultKind};
 use crate::http::{h1, h2};
+use crate::ids::IdHasher;
 use crate::observe::Shard;
 
 /// How often idle connections and exchanges are looked at.
@@ -76,25 +77,6 @@ struct Pool {
 struct Idle {
     client: h1::Client<Transport>,
     since: Instant,
-}
-
-/// Endpoint ids are spread well enough as they are.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        // The map takes its buckets from both ends of the hash.
-        self.0 = (self.0.rotate_left(32) ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 /// One try of one request at an endpoint: counted in flight until it is dropped, which is when the

@@ -7,7 +7,7 @@ use crate::http::Headers;
 /// A field that is between neighbours only, or frames the message: an engine reads it and writes its own
 /// (RFC 9110 section 7.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Own {
+pub(in crate::http) enum Own {
     Host,
     ContentLength,
     TransferEncoding,
@@ -21,7 +21,7 @@ pub(super) enum Own {
 
 /// What the field is to an engine; `None`: it is not its concern.
 #[inline]
-pub(super) fn own(name: &[u8]) -> Option<Own> {
+pub(in crate::http) fn own(name: &[u8]) -> Option<Own> {
     let (candidate, own): (&[u8], Own) = match name.len() {
         2 => (b"te", Own::Te),
         4 => (b"host", Own::Host),

@@ -17,13 +17,13 @@ use tokio::time::{Instant, interval_at};
 
 use super::Reason;
 use super::body::{self, Incoming};
-use super::fields::{self, Bounds, Fields, Length};
+use super::fields::{self, Bounds, Length};
 use super::mux::{Config, Mux, Ping, Role, Shared};
-use super::stream::{Broken, Line, Receiver, Sender};
+use super::stream::{Answered, Broken, Line, Receiver, Sender};
 use super::wire::{self, Step};
 use crate::fault::{Fault, FaultKind};
 use crate::http::h1::{Answer, Progress, SendError};
-use crate::http::{Body, BodySource, Frame, Informational, RequestHead, ResponseHead, Version};
+use crate::http::{Body, BodySource, Frame, Informational, RequestHead, Version};
 
 /// What a backend may send ahead of our reading, and what is kept of its answers.
 const CONFIG: Config = Config {
@@ -136,7 +136,7 @@ impl Client {
         } else {
             sending.begin(sender, body, head.version, &hold).await;
         }
-        let fields = poll_fn(|cx| {
+        let answered = poll_fn(|cx| {
             if let Some(fault) = sending.poll(cx) {
                 return Poll::Ready(Err(SendError { fault, progress: Progress::Answered }));
             }
@@ -147,29 +147,25 @@ impl Client {
         })
         .await?;
         self.state.answered.set(true);
-        let Fields { status, mut headers, length, .. } = *fields;
-        let status =
-            status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_GATEWAY);
-        let bodiless = head.method == Method::HEAD
-            || status == StatusCode::NOT_MODIFIED
-            || status == StatusCode::NO_CONTENT;
-        if !(head.method == Method::HEAD || status == StatusCode::NOT_MODIFIED) && length != Length::Unknown {
-            headers.remove("content-length");
+        let Answered { head: mut answered, length } = *answered;
+        let to_head = head.method == Method::HEAD;
+        let describes = to_head || answered.status == StatusCode::NOT_MODIFIED;
+        if !describes && length != Length::Unknown {
+            answered.headers.remove("content-length");
         }
-        let head = ResponseHead { status, headers };
         let ended = self.mux.borrow_mut().has_ended(&line);
         let body = if ended {
             Body::Empty
         } else {
             let length = match length {
-                _ if bodiless => Some(0),
+                _ if to_head || answered.is_bodiless() => Some(0),
                 Length::Known(length) => Some(length),
                 _ => None,
             };
             let incoming = Incoming::new(receiver, length, broken_body);
             Body::Stream(Box::new(Response { incoming, sending, _counted: counted, _hold: hold }))
         };
-        Ok(Answer { head, body, tunnel: None })
+        Ok(Answer { head: answered, body, tunnel: None })
     }
 }
 

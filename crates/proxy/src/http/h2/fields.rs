@@ -4,12 +4,12 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::hpack::{Encoder, Sink};
 use crate::fault::{Fault, FaultKind};
 use crate::http::Headers;
-use crate::http::h1::names::{is_forbidden_in_trailers, is_protected};
+use crate::http::h1::names::{Own, is_forbidden_in_trailers, is_protected, own};
 use crate::http::headers::Lines;
 
 /// What a header block is.
@@ -58,7 +58,7 @@ pub(super) struct Fields {
     pub(super) scheme: Option<SchemeField>,
     pub(super) authority: Option<Bytes>,
     pub(super) path: Option<Bytes>,
-    pub(super) status: Option<u16>,
+    pub(super) status: Option<StatusCode>,
     /// `host`; how often it came.
     pub(super) host: Option<Bytes>,
     pub(super) hosts: usize,
@@ -89,7 +89,7 @@ pub(super) struct Taking {
     scheme: Option<SchemeField>,
     authority: Option<Range<usize>>,
     path: Option<Range<usize>>,
-    status: Option<u16>,
+    status: Option<StatusCode>,
     host: Option<Range<usize>>,
     hosts: usize,
     expect: Option<bool>,
@@ -151,9 +151,9 @@ impl Taking {
                 let kept = self.lines.keep(value);
                 self.authority.replace(kept).is_some()
             }
-            (Section::Response, b":status") => match status(value) {
-                Some(status) => self.status.replace(status).is_some(),
-                None => return self.refuse("a malformed status"),
+            (Section::Response, b":status") => match StatusCode::from_bytes(value) {
+                Ok(status) => self.status.replace(status).is_some(),
+                Err(_) => return self.refuse("a malformed status"),
             },
             _ => return self.refuse("an unknown pseudo-field"),
         };
@@ -168,23 +168,19 @@ impl Taking {
 
     /// Takes in a field that means something here; says whether it is to go on as a line.
     fn known(&mut self, name: &[u8], value: &[u8]) -> bool {
-        match name {
-            b"te" if value != b"trailers" => self.refuse("te with more than trailers"),
-            b"host" => {
+        match own(name) {
+            // `te: trailers` concerns the backend, too.
+            Some(Own::Te) if value == b"trailers" => return true,
+            Some(Own::Te) => self.refuse("te with more than trailers"),
+            Some(Own::Host) => {
                 self.hosts += 1;
                 self.host = Some(self.lines.keep(value));
             }
-            b"expect" => {
-                if self.section == Section::Response {
-                    return true;
-                }
+            Some(Own::Expect) if self.section == Section::Response => return true,
+            Some(Own::Expect) => {
                 self.expect = Some(value.eq_ignore_ascii_case(b"100-continue") && self.expect != Some(false));
             }
-            b"cookie" => {
-                self.cookies += 1;
-                return true;
-            }
-            b"content-length" => {
+            Some(Own::ContentLength) => {
                 let number = std::str::from_utf8(value).ok().filter(|_| value.iter().all(u8::is_ascii_digit));
                 self.length = match (self.length, number.and_then(|n| n.parse().ok())) {
                     (Length::Unknown, Some(length)) => Length::Known(length),
@@ -192,14 +188,16 @@ impl Taking {
                 };
                 return self.section == Section::Response;
             }
-            b"http2-settings" => {}
-            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
+            Some(Own::Dropped) if name == b"http2-settings" => {}
+            Some(Own::Connection | Own::Dropped | Own::TransferEncoding | Own::Upgrade) => {
                 self.refuse("a field of the connection");
             }
-            _ => return true,
+            None => {
+                self.cookies += usize::from(name == b"cookie");
+                return true;
+            }
         }
-        // `te: trailers` concerns the backend, too.
-        name == b"te"
+        false
     }
 
     /// What has come.
@@ -304,34 +302,6 @@ static NAME: [u8; 256] = {
     table
 };
 
-fn status(value: &[u8]) -> Option<u16> {
-    let &[a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] = value else { return None };
-    let digit = |byte: u8| u16::from(byte - b'0');
-    Some(digit(a) * 100 + digit(b) * 10 + digit(c))
-}
-
-/// Fields that HTTP/2 has no place for (RFC 9113 section 8.2.2), and `Host`, which `:authority` replaces.
-fn is_connection_specific(name: &[u8]) -> bool {
-    let other: &[u8] = match name.len() {
-        4 => b"host",
-        7 => b"upgrade",
-        10 if matches!(name[0], b'k' | b'K') => b"keep-alive",
-        10 => b"connection",
-        14 => b"http2-settings",
-        16 => b"proxy-connection",
-        17 => b"transfer-encoding",
-        _ => return false,
-    };
-    name.eq_ignore_ascii_case(other)
-}
-
-/// Whether the field goes out.
-fn goes_out(name: &[u8], value: &[u8]) -> bool {
-    // RFC 9113 section 8.2.2: TE holds nothing but `trailers`.
-    let te = name.eq_ignore_ascii_case(b"te") && !value.trim_ascii().eq_ignore_ascii_case(b"trailers");
-    !te && !is_connection_specific(name)
-}
-
 /// Checks what [`encode`] will send. Before it, since an encoder that has begun a block has to end it.
 ///
 /// # Errors
@@ -344,12 +314,19 @@ pub(super) fn check(headers: &Headers) -> Result<(), Fault> {
     valid.then_some(()).ok_or_else(|| Fault::new(FaultKind::Internal, "a header that HTTP/2 cannot carry"))
 }
 
-/// Encodes fields: names in lower case, without those that have no place in HTTP/2.
+/// Encodes fields: names in lower case, without those that have no place in HTTP/2 (RFC 9113 section 8.2.2) and
+/// `Host`, which `:authority` replaces.
 pub(super) fn encode(headers: &Headers, encoder: &mut Encoder, out: &mut BytesMut) {
     for (name, value) in headers.iter() {
-        if goes_out(name, value) {
-            let te = name.eq_ignore_ascii_case(b"te");
-            encoder.field(name, if te { b"trailers" } else { value }, out);
+        match own(name) {
+            None | Some(Own::ContentLength | Own::Expect) => encoder.field(name, value, out),
+            Some(Own::Te) if value.trim_ascii().eq_ignore_ascii_case(b"trailers") => {
+                encoder.field(name, b"trailers", out);
+            }
+            // TE holds nothing else.
+            Some(
+                Own::Te | Own::Host | Own::TransferEncoding | Own::Connection | Own::Upgrade | Own::Dropped,
+            ) => {}
         }
     }
 }

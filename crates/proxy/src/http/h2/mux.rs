@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -18,6 +18,7 @@ use super::hpack::{Decoder, Encoder};
 use super::output::Output;
 use super::stream::{Broken, Line, Stream, register};
 use crate::http::Taken;
+use crate::ids::IdHasher;
 
 /// Bytes of SETTINGS_HEADER_TABLE_SIZE: the default, which we do not change.
 const TABLE: usize = 4096;
@@ -65,24 +66,6 @@ pub(super) struct Block {
     pub(super) head: FrameHead,
     pub(super) bytes: BytesMut,
     pub(super) frames: usize,
-}
-
-/// Stream numbers are spread well enough as they are.
-#[derive(Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 /// A connection's state.

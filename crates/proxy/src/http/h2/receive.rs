@@ -2,12 +2,13 @@
 //! one of a stream resets that stream.
 
 use bytes::{Bytes, BytesMut};
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::fields::{Fields, Length, Section, Taking};
 use super::frame::{self, FrameHead, HEAD, MAX_STREAM, MAX_WINDOW, PREFACE, Reason, setting};
 use super::mux::{Block, Mux, Ping, Role, Violation};
-use super::stream::{Broken, Stream};
+use super::stream::{Answered, Broken, Stream};
+use crate::http::ResponseHead;
 
 /// Frames of this size and more are passed on by reference, if they have been read along with as much: a
 /// piece that is passed on keeps the whole read alive.
@@ -341,35 +342,37 @@ impl Mux {
     fn response(&mut self, key: usize, fields: Fields, end: bool) -> Outcome {
         let malformed = |what| Err((Reason::PROTOCOL_ERROR, what));
         let stream = &mut self.streams[key];
-        let taken = match fields.status {
+        let Fields { status, headers, length, .. } = fields;
+        let taken = match status.map(|status| ResponseHead { status, headers }) {
             _ if fields.malformed.is_some() => malformed(fields.malformed.unwrap_or_default()),
             _ if fields.too_large => malformed("a head that is too large"),
             None => malformed("a response without status"),
             // RFC 9113 section 8.6: there are no upgrades.
-            Some(101) => malformed("status 101"),
-            Some(100..=199) if end => malformed("an interim response that ends the stream"),
-            Some(100..=199) if stream.interim.len() == MAX_INTERIM => {
-                Err((Reason::ENHANCE_YOUR_CALM, "too many interim responses"))
+            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => malformed("status 101"),
+            Some(head) if head.status.is_informational() => {
+                if end {
+                    malformed("an interim response that ends the stream")
+                } else if stream.interim.len() == MAX_INTERIM {
+                    Err((Reason::ENHANCE_YOUR_CALM, "too many interim responses"))
+                } else {
+                    stream.interim.push_back(head);
+                    Ok(())
+                }
             }
-            Some(100..=199) => {
-                stream.interim.push_back(fields);
-                Ok(())
-            }
-            Some(status) => {
-                stream.bodiless |= matches!(status, 204 | 304);
-                let length = match fields.length {
+            Some(head) => {
+                stream.bodiless |= head.is_bodiless();
+                stream.expected = match length {
                     Length::Known(length) if !stream.bodiless => Some(length),
                     _ => None,
                 };
-                if fields.length == Length::Malformed {
+                if length == Length::Malformed {
                     malformed("a malformed content-length")
-                } else if end && length.is_some_and(|length| length > 0) {
+                } else if end && stream.expected.is_some_and(|length| length > 0) {
                     malformed("a body that is not as long as it says")
                 } else {
                     stream.begun = true;
                     stream.received_all = end;
-                    stream.expected = length;
-                    stream.head = Some(Box::new(fields));
+                    stream.head = Some(Box::new(Answered { head, length }));
                     Ok(())
                 }
             }

@@ -75,7 +75,6 @@ pub async fn serve<I, H>(
         recorder,
         limits: limits.clone(),
         connection,
-        open: Cell::default(),
         ended: Cell::default(),
         cancelled: Cell::default(),
     });
@@ -87,9 +86,9 @@ pub async fn serve<I, H>(
     poll_fn(|cx| {
         loop {
             if drain.poll_draining(cx).is_ready() {
-                life.leave(mux);
+                life.leave(&mut mux.borrow_mut());
             }
-            if life.poll_dead(cx, mux, &streams).is_ready() {
+            if life.poll_dead(cx, &mut mux.borrow_mut()).is_ready() {
                 return Poll::Ready(());
             }
             match ready!(wire::poll_step(&mut io, mux, cx)) {
@@ -98,10 +97,9 @@ pub async fn serve<I, H>(
             }
             loop {
                 let Some((key, fields)) = mux.borrow_mut().accepted.pop_front() else { break };
-                streams.open.set(streams.open.get() + 1);
                 if drain.is_draining() {
                     // A drain is announced: this request is served, further ones come on another connection.
-                    life.leave(mux);
+                    life.leave(&mut mux.borrow_mut());
                 }
                 let stream = Stream::new(&streams, mux, key);
                 tokio::task::spawn_local(stream.serve(fields, handler.clone()));
@@ -134,8 +132,6 @@ struct Streams {
     recorder: Rc<Recorder>,
     limits: Rc<Limits>,
     connection: Rc<Connection>,
-    /// Streams that are served.
-    open: Cell<u32>,
     /// Streams that ended with an answer.
     ended: Cell<u64>,
     /// Streams that the client reset before their answer.
@@ -150,9 +146,8 @@ struct Life {
     taken_before: u64,
     tick: tokio::time::Interval,
     idle_since: Instant,
-    leaving: bool,
     /// Until when the client has to have sent its preface.
-    greeting: Option<Instant>,
+    greeting: Instant,
     expires: Option<Instant>,
     idle_timeout: Duration,
     ping_interval: Duration,
@@ -174,8 +169,7 @@ impl Life {
             taken_before: 0,
             tick: interval_at(now + every, every),
             idle_since: now,
-            leaving: false,
-            greeting: Some(now + limits.head_timeout),
+            greeting: now + limits.head_timeout,
             expires: http2.max_age.map(age),
             idle_timeout: http2.idle_timeout,
             ping_interval: http2.ping_interval,
@@ -184,34 +178,30 @@ impl Life {
         }
     }
 
-    fn leave(&mut self, mux: &Shared) {
-        if !std::mem::replace(&mut self.leaving, true) {
-            mux.borrow_mut().leave();
+    fn leave(&mut self, mux: &mut Mux) {
+        if mux.leaving.is_none() {
+            mux.leave();
             self.idle_since = Instant::now();
         }
     }
 
     /// Ready when the connection is to be dropped. Begins to leave when it is idle or old, and asks a silent
     /// peer whether it lives.
-    fn poll_dead(&mut self, cx: &mut Context<'_>, mux: &Shared, streams: &Streams) -> Poll<()> {
+    fn poll_dead(&mut self, cx: &mut Context<'_>, mux: &mut Mux) -> Poll<()> {
         loop {
             ready!(self.tick.poll_tick(cx));
             let now = Instant::now();
-            let mut state = mux.borrow_mut();
-            state.idle_frames = 0;
-            if !state.pings[Ping::Alive as usize] {
+            mux.idle_frames = 0;
+            if !mux.pings[Ping::Alive as usize] {
                 self.pinged = None;
             }
-            if state.greeted {
-                self.greeting = None;
-            }
-            if self.greeting.is_some_and(|until| now >= until) {
+            if !mux.greeted && now >= self.greeting {
                 return Poll::Ready(());
             }
-            if std::mem::replace(&mut self.received_before, state.received) != state.received {
+            if std::mem::replace(&mut self.received_before, mux.received) != mux.received {
                 self.heard = now;
             }
-            if state.advances(&mut self.taken_before) {
+            if mux.advances(&mut self.taken_before) {
                 // A PING waits behind what a slow client takes, which may be the rest of streams that have
                 // ended here.
                 self.heard = now;
@@ -220,16 +210,15 @@ impl Life {
             if self.pinged.is_some_and(|at| now - at >= self.ping_timeout && self.heard < at) {
                 return Poll::Ready(());
             }
-            let open = streams.open.get() > 0;
+            let open = !mux.streams.is_empty();
             if open {
                 self.idle_since = now;
             }
             if open && self.pinged.is_none() && now - self.heard >= self.ping_interval {
-                state.ping(Ping::Alive);
+                mux.ping(Ping::Alive);
                 self.pinged = Some(now);
             }
-            drop(state);
-            if self.leaving {
+            if mux.leaving.is_some() {
                 // The client has had its time to answer the first GOAWAY.
                 if !open && now - self.idle_since >= self.ping_timeout {
                     return Poll::Ready(());
@@ -241,17 +230,11 @@ impl Life {
     }
 }
 
-/// One stream; counts as open while it exists.
+/// One stream.
 struct Stream {
     streams: Rc<Streams>,
     receiver: Option<Receiver>,
     sender: Sender,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.streams.open.set(self.streams.open.get() - 1);
-    }
 }
 
 impl Stream {
@@ -409,7 +392,7 @@ async fn send(line: &Line, response: Response, is_head: bool, patience: Duration
         body = Body::Empty;
         exchange.iter_mut().for_each(|e| e.set_fault(&fault));
     }
-    let end = is_head || body.is_empty() || matches!(head.status.as_u16(), 204 | 304);
+    let end = is_head || body.is_empty() || head.is_bodiless();
     let length = if end { None } else { body.remaining() };
     let gone = |exchange: &mut Option<Box<crate::observe::Exchange>>| {
         exchange.iter_mut().for_each(|e| e.fault = e.fault.or(Some(FaultKind::ClientGone)));

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
-use super::fields::Fields;
+use super::fields::Length;
 use super::frame::{self, Reason};
 use super::mux::{Mux, Shared};
 use crate::http::{Headers, Informational, ResponseHead};
@@ -44,7 +44,14 @@ pub(super) enum Piece {
     Trailers(Box<Headers>),
 }
 
+/// The head of a final response, and the length that it says.
+pub(super) struct Answered {
+    pub(super) head: ResponseHead,
+    pub(super) length: Length,
+}
+
 /// One stream.
+#[derive(Default)]
 pub(super) struct Stream {
     pub(super) id: u32,
     /// It has ended both ways, or is broken: it does not count any more.
@@ -55,8 +62,8 @@ pub(super) struct Stream {
     /// The head has come.
     pub(super) begun: bool,
     /// The head of the response, until it is taken; and those of 1xx responses before it.
-    pub(super) head: Option<Box<Fields>>,
-    pub(super) interim: VecDeque<Fields>,
+    pub(super) head: Option<Box<Answered>>,
+    pub(super) interim: VecDeque<ResponseHead>,
     /// What has come of the body, in order: then `small`.
     pub(super) queue: VecDeque<Bytes>,
     pub(super) small: BytesMut,
@@ -84,33 +91,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(id: u32, receive_window: i64, send_window: i64) -> Self {
-        Self {
-            id,
-            closed: false,
-            broken: None,
-            cut: false,
-            begun: false,
-            head: None,
-            interim: VecDeque::new(),
-            queue: VecDeque::new(),
-            small: BytesMut::new(),
-            trailers: None,
-            received_all: false,
-            expected: None,
-            bodiless: false,
-            receive_window,
-            credit: 0,
-            reader: None,
-            reader_gone: false,
-            head_sent: false,
-            sent_all: false,
-            send_window,
-            wants: 0,
-            granted: 0,
-            queued: false,
-            writer: None,
-            writer_gone: false,
-        }
+        Self { id, receive_window, send_window, ..Self::default() }
     }
 
     pub(super) fn wake_reader(&mut self) {
@@ -213,13 +194,11 @@ impl Mux {
         line: &Line,
         informational: Option<&Informational>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Box<Fields>, Broken>> {
+    ) -> Poll<Result<Box<Answered>, Broken>> {
         let Some(stream) = self.stream(line) else { return Poll::Ready(Err(Broken::Closed)) };
-        while let Some(Fields { status, headers, .. }) = stream.interim.pop_front() {
-            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-            if let (Some(tell), Some(status)) = (informational, status.filter(|s| *s != StatusCode::CONTINUE))
-            {
-                tell(ResponseHead { status, headers });
+        while let Some(head) = stream.interim.pop_front() {
+            if let Some(tell) = informational.filter(|_| head.status != StatusCode::CONTINUE) {
+                tell(head);
             }
         }
         if let Some(head) = stream.head.take() {
