@@ -1,10 +1,12 @@
 //! The client's side: one connection, one task.
 
+mod ends;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -16,7 +18,6 @@ use tokio::time::Instant;
 
 use super::Settings;
 use super::encode::{self, Encoding};
-use super::framing::Decoded;
 use super::io::{Deadline, after, within_reason};
 use super::parse::{self, ReceivedRequest, Refusal};
 use super::request_body::{self, Conn, Shared};
@@ -24,7 +25,7 @@ use crate::drain::DrainWatch;
 use crate::fault::FaultKind;
 use crate::http::{
     Body, Connection, Frame, Handler, Headers, Informational, Request, Response, Scheme, Taken, Tunnel,
-    Version, reply,
+    Version,
 };
 use crate::observe::Exchange;
 use crate::tunnel::{Copying, Ended, Patience};
@@ -32,12 +33,6 @@ use crate::tunnel::{Copying, Ended, Patience};
 /// What a client may send ahead while its request is served; beyond it nothing is read, so its going away
 /// goes unnoticed until the answer is written.
 const AHEAD: usize = 16 * 1024;
-
-/// The rest of a request's body that is read and thrown away to keep the connection.
-const DISCARD: u64 = 64 * 1024;
-
-/// What is read and thrown away from a client that was told to go away.
-const LINGER: usize = 256 * 1024;
 
 /// Why a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,19 +153,6 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Deref<Target = Settings>,
 {
-    async fn reject(&mut self, Refusal { kind, detail }: Refusal) -> Result<(), End> {
-        if let Some(observer) = &self.settings.observer {
-            observer.rejected(&self.connection, kind, detail);
-        }
-        self.refuse(kind).await;
-        Err(End::Rejected(kind))
-    }
-
-    async fn leave(&mut self, end: End) -> Result<(), End> {
-        self.close(false).await;
-        Err(end)
-    }
-
     fn poll_request(
         &mut self,
         cx: &mut Context<'_>,
@@ -311,7 +293,7 @@ where
         keep_alive: bool,
     ) -> Result<(), End> {
         let Response { head, body, exchange, .. } = response;
-        let bodiless = to_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = to_head || head.is_bodiless();
         let length = body.remaining();
         let encoding = match length {
             // What the gateway itself would send; a backend's own Content-Length is among the headers.
@@ -336,7 +318,8 @@ where
                 (true, Version::Http10) => Some("keep-alive"),
                 (true, _) => None,
             };
-            encode::response(conn.wire.out(), &head, encoding, bodiless && !is_no_content(&head), connection);
+            let describes = bodiless && head.status != StatusCode::NO_CONTENT;
+            encode::response(conn.wire.out(), &head, encoding, describes, connection);
         }
         drop(head);
         let mut sending = Sending {
@@ -460,100 +443,6 @@ where
         End::Cut
     }
 
-    /// After a response: makes the connection ready for the next request, or closes it.
-    async fn finish(&mut self, keep_alive: bool, asked_to_close: bool) -> Result<(), End> {
-        let unread = {
-            let mut conn = self.conn.borrow_mut();
-            conn.end();
-            !conn.body.is_done()
-        };
-        if keep_alive && (!unread || self.discard_body().await) {
-            return Ok(());
-        }
-        // A client that asked for it sends nothing more.
-        self.close(unread || !asked_to_close).await;
-        Err(if self.drain.is_draining() { End::Drained } else { End::Finished })
-    }
-
-    /// Reads the rest of the request's body, if it is short and comes soon.
-    async fn discard_body(&mut self) -> bool {
-        if self.conn.borrow().body.remaining().is_some_and(|rest| rest > DISCARD) {
-            return false;
-        }
-        let mut left = DISCARD;
-        let due = after(self.settings.linger_timeout);
-        poll_fn(|cx| {
-            let mut conn = self.conn.borrow_mut();
-            let conn = &mut *conn;
-            loop {
-                match conn.body.decode(&mut conn.wire.input) {
-                    Ok(Decoded::Data(data)) => match left.checked_sub(data.len() as u64) {
-                        Some(rest) => left = rest,
-                        None => return Poll::Ready(false),
-                    },
-                    Ok(Decoded::Trailers(_) | Decoded::End) => return Poll::Ready(true),
-                    Ok(Decoded::More) => match conn.wire.poll_fill(cx, usize::MAX) {
-                        Poll::Ready(Ok(1..)) => {}
-                        Poll::Ready(_) => return Poll::Ready(false),
-                        Poll::Pending => return self.deadline.poll(cx, due).map(|()| false),
-                    },
-                    Err(_) => return Poll::Ready(false),
-                }
-            }
-        })
-        .await
-    }
-
-    /// Answers with the fault's status and closes.
-    async fn refuse(&mut self, kind: FaultKind) {
-        let Response { head, body, .. } = reply::fault(kind);
-        {
-            let mut conn = self.conn.borrow_mut();
-            conn.responding = true;
-            let length = Encoding::Length(body.remaining().unwrap_or(0));
-            let out = conn.wire.out();
-            encode::response(out, &head, length, false, Some("close"));
-            if let Body::Full(text) = &body {
-                out.extend_from_slice(text);
-            }
-        }
-        self.close(true).await;
-    }
-
-    /// Writes what is queued and closes the writing side. With `linger`, listens for a while: closing a
-    /// socket with unread bytes would reset it, and the client might lose the answer (RFC 9112 section 9.6).
-    async fn close(&mut self, linger: bool) {
-        let due = after(self.settings.linger_timeout);
-        let mut left = LINGER;
-        let mut shut = false;
-        poll_fn(|cx| {
-            let mut conn = self.conn.borrow_mut();
-            let wire = &mut conn.wire;
-            wire.input = Bytes::new();
-            if !shut {
-                let closed = match wire.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => Pin::new(&mut wire.io).poll_shutdown(cx),
-                    other => other,
-                };
-                match closed {
-                    Poll::Ready(Ok(())) => shut = true,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => return self.deadline.poll(cx, due),
-                }
-            }
-            while linger && left > 0 {
-                match wire.poll_fill(cx, left) {
-                    Poll::Ready(Ok(count @ 1..)) => left -= count,
-                    Poll::Ready(_) => break,
-                    Poll::Pending => return self.deadline.poll(cx, due),
-                }
-                wire.input = Bytes::new();
-            }
-            Poll::Ready(())
-        })
-        .await;
-    }
-
     /// Copies both ways until both sides have ended, one breaks, nothing moves for too long, or the drain's
     /// deadline comes.
     async fn tunnel(&mut self, mut backend: Box<dyn Tunnel>, mut exchange: Option<Box<Exchange>>) -> End {
@@ -599,8 +488,4 @@ fn gone<I>(conn: &mut Conn<I>) -> End {
     conn.wire.discard_output();
     conn.fail(FaultKind::ClientGone);
     End::ClientGone
-}
-
-fn is_no_content(head: &crate::http::ResponseHead) -> bool {
-    head.status == StatusCode::NO_CONTENT
 }
