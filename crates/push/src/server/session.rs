@@ -264,8 +264,7 @@ impl Session {
         let mut review = interval_at(begun, limits::REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut root = self.shared.ticket_root.subscribe();
-        root.mark_changed();
-        let mut epoch_ends = tokio::time::Instant::now();
+        let mut epoch_ends = self.send_ticket_keys(&mut root).await?;
         // The revision that the proxy has not answered yet, and until when it must.
         let mut waiting: Option<(Arc<Revision>, tokio::time::Instant)> = None;
         loop {
@@ -273,12 +272,10 @@ impl Session {
             tokio::select! {
                 changed = root.changed(), if self.ticket_keys => {
                     changed.map_err(|_| Status::unavailable("the controller ends"))?;
-                    let root = root.borrow_and_update().clone();
-                    epoch_ends = self.send_ticket_keys(root).await?;
+                    epoch_ends = self.send_ticket_keys(&mut root).await?;
                 }
                 () = sleep_until(epoch_ends), if self.ticket_keys => {
-                    let root = root.borrow().clone();
-                    epoch_ends = self.send_ticket_keys(root).await?;
+                    epoch_ends = self.send_ticket_keys(&mut root).await?;
                 }
                 message = self.inbound.message() => match message?.map(|message| message.message) {
                     None => return Ok(()),
@@ -309,10 +306,14 @@ impl Session {
         }
     }
 
-    /// Sends the keys of tickets, if there are any; says when the next are due.
-    async fn send_ticket_keys(&self, root: Option<TicketRoot>) -> Result<tokio::time::Instant, Status> {
+    /// Sends the keys of tickets, if there are any and the proxy takes them; says when the next are due.
+    async fn send_ticket_keys(
+        &self,
+        root: &mut watch::Receiver<Option<TicketRoot>>,
+    ) -> Result<tokio::time::Instant, Status> {
         let now = SystemTime::now();
-        if let Some(root) = root {
+        let root = root.borrow_and_update().clone();
+        if let Some(root) = root.filter(|_| self.ticket_keys) {
             let keys = root.keys(&self.gateway.name, TicketKey::epoch(now)).into_iter();
             let keys = keys.map(|key| message::TicketKey { epoch: key.epoch, key: key.key.0 }).collect();
             let ticket_keys = Some(message::TicketKeys { keys });
