@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::HostPattern;
 
@@ -25,9 +26,16 @@ pub struct Certificate {
 }
 
 /// A private key in DER (PKCS #8, PKCS #1 or SEC 1). Neither `Debug` nor `Serialize` show it: a plan that
-/// is dumped or logged has no keys. Who must move keys takes the bytes out by name.
+/// is dumped or logged has no keys. Who must move keys takes the bytes out by name. They are wiped when this is
+/// dropped.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct PrivateKey(pub Vec<u8>);
+
+impl Drop for PrivateKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

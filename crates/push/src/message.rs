@@ -135,6 +135,13 @@ pub(crate) struct TicketKey {
     pub(crate) key: Vec<u8>,
 }
 
+/// What is left of it when it was sent, or when the key was taken out.
+impl Drop for TicketKey {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.key);
+    }
+}
+
 impl std::fmt::Debug for TicketKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TicketKey({}, [redacted])", self.epoch)

@@ -174,7 +174,11 @@ impl Client {
     /// Has the keys of tickets used.
     async fn set_ticket_keys(&self, keys: message::TicketKeys) {
         let keys = keys.keys.into_iter().take(limits::TICKET_KEYS);
-        let keys = keys.map(|key| TicketKey { epoch: key.epoch, key: PrivateKey(key.key) }).collect();
+        let moved = |mut key: message::TicketKey| TicketKey {
+            epoch: key.epoch,
+            key: PrivateKey(std::mem::take(&mut key.key)),
+        };
+        let keys = keys.map(moved).collect();
         let apply = Arc::clone(&self.apply);
         let setting = tokio::task::spawn_blocking(move || {
             apply.lock().unwrap_or_else(PoisonError::into_inner).set_ticket_keys(keys);

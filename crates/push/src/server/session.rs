@@ -315,7 +315,11 @@ impl Session {
         let root = root.borrow_and_update().clone();
         if let Some(root) = root.filter(|_| self.ticket_keys) {
             let keys = root.keys(&self.gateway.name, TicketKey::epoch(now)).into_iter();
-            let keys = keys.map(|key| message::TicketKey { epoch: key.epoch, key: key.key.0 }).collect();
+            let moved = |mut key: TicketKey| message::TicketKey {
+                epoch: key.epoch,
+                key: std::mem::take(&mut key.key.0),
+            };
+            let keys = keys.map(moved).collect();
             let ticket_keys = Some(message::TicketKeys { keys });
             let sending = self.sender.send(Ok(FromController { part: None, ticket_keys }));
             match timeout(limits::REVISION, sending).await {

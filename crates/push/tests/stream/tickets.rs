@@ -1,9 +1,13 @@
 //! The keys of session tickets.
 
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use portway_plan::{Plan, TicketKey};
 use portway_push::{ClientOptions, GatewayName, ServiceAccount, TicketRoot};
+
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::harness::{Controller, Proxy, gateway, soon};
 
@@ -66,5 +70,60 @@ async fn keys_come_to_proxies_that_are_there_and_never_to_their_disk() {
     let kept = std::fs::read(kept).unwrap();
     for key in given.iter().chain(&*proxy.ticket_keys.borrow()) {
         assert!(!kept.windows(key.key.0.len()).any(|bytes| bytes == key.key.0));
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn no_log_of_either_side_has_a_byte_of_them() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let controller = Controller::start().await;
+    controller.publish(&Plan::default());
+    controller.server.set_ticket_root(TicketRoot::derive(b"secret"));
+    let mut proxy = Proxy::start(controller.options("token"));
+    let given = keys(&mut proxy).await;
+    proxy.take().await;
+    controller.acknowledged(1).await;
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("TRACE"), "everything is logged");
+    for key in &given {
+        let some = &key.key.0[..8];
+        let decimal = format!("{some:?}");
+        let hexadecimal = some.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let escaped = bytes::Bytes::copy_from_slice(some);
+        let (decimal, escaped) = (decimal.trim_matches(['[', ']']), format!("{escaped:?}"));
+        let escaped = escaped.trim_start_matches("b\"").trim_end_matches('"');
+        for written in [decimal, &hexadecimal, escaped] {
+            assert!(!log.contains(written), "{written}");
+        }
     }
 }
