@@ -1,5 +1,5 @@
 //! A thread with a runtime for all that is not on the request path: the admin server, the export of traces,
-//! the resolution of names.
+//! the resolution of names, the end of ticket keys.
 
 use std::{io, thread};
 

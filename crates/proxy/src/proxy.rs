@@ -17,7 +17,7 @@ use crate::listen::{self, Bound};
 use crate::observe::{Metrics, Observation};
 use crate::options::{BindMode, Options};
 use crate::snapshot::{Compiler, PortKey, Snapshot};
-use crate::tls::{Tickets, TlsContext};
+use crate::tls::{self, Tickets, TlsContext};
 use crate::upstream::Backends;
 use crate::worker::{self, Command, Loads, WorkerThread};
 
@@ -155,6 +155,7 @@ impl Proxy {
         let metrics = Arc::new(Metrics::new(count));
         let loads = Arc::new(Loads::new(count));
         let tickets = Arc::new(Tickets::default());
+        background.handle().spawn(tls::expire(tickets.clone()));
         let tls = TlsContext::new(tickets.clone());
         let backends = Backends::new(background.handle().clone(), metrics.clone());
         let observation = Observation::start(&options, metrics.clone(), background.handle())?;
@@ -185,7 +186,8 @@ impl Proxy {
     }
 
     /// Makes TLS session tickets with these keys from now on: replicas that have the same resume each other's
-    /// sessions. Without, or when their epochs have passed, a proxy makes keys of its own.
+    /// sessions. They take the place of those set before, whose tickets are then worth nothing, if they are
+    /// others. Without, or when their epochs have passed, a proxy makes keys of its own.
     pub fn set_ticket_keys(&self, keys: &[TicketKey]) {
         self.tickets.set(keys);
     }

@@ -2,6 +2,8 @@
 
 mod anchors;
 mod clients;
+#[cfg(test)]
+mod tests;
 mod tickets;
 
 use std::collections::BTreeMap;
@@ -22,8 +24,8 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub(crate) use self::anchors::{AnchorStore, Anchors};
-use self::tickets::Ticketer;
-pub(crate) use self::tickets::Tickets;
+use self::tickets::Scope;
+pub(crate) use self::tickets::{Tickets, expire};
 use crate::http::Counted;
 use crate::observe::Handshake;
 use crate::prefixed::Prefixed;
@@ -35,7 +37,6 @@ pub(crate) struct TlsContext {
     /// One set of keys for all listeners and workers, so that a client resumes wherever it lands. rustls
     /// checks that a ticket is used for the name it was made for.
     tickets: Arc<Tickets>,
-    ticketer: Arc<Ticketer>,
 }
 
 /// The certificates of a plan, ready for use, or why they are not.
@@ -66,7 +67,14 @@ struct TlsListener {
     certificates: Vec<Arc<ServerCertificate>>,
     clients: Option<Clients>,
     /// `None` when none of its certificates can be used.
-    config: Option<Arc<ServerConfig>>,
+    terms: Option<Arc<Terms>>,
+}
+
+/// How TLS ends at a listener.
+struct Terms {
+    /// Of all connections.
+    config: ServerConfig,
+    tickets: Scope,
 }
 
 /// What is inside of the TLS of a listener.
@@ -114,8 +122,7 @@ struct Chooser(Vec<Arc<ServerCertificate>>);
 impl TlsContext {
     /// With these keys of tickets.
     pub(crate) fn new(tickets: Arc<Tickets>) -> Self {
-        let ticketer = Ticketer::new(tickets.clone(), Vec::new());
-        Self { provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()), tickets, ticketer }
+        Self { provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()), tickets }
     }
 
     fn load(&self, certificate: &Certificate) -> Result<Arc<ServerCertificate>, String> {
@@ -133,23 +140,22 @@ impl TlsContext {
         Ok(Arc::new(ServerCertificate { names: certificate.names.clone(), key: Arc::new(key) }))
     }
 
-    fn config(
+    fn terms(
         &self,
         certificates: &[Arc<ServerCertificate>],
         carries: Carries,
         hostname: &HostPattern,
         clients: Option<&Clients>,
-    ) -> Result<Arc<ServerConfig>, String> {
+    ) -> Result<Arc<Terms>, String> {
         let error = |error: rustls::Error| error.to_string();
-        let (verifier, ticketer): (Arc<dyn ClientCertVerifier>, _) = match clients {
-            None => (Arc::new(NoClientAuth), self.ticketer.clone()),
+        let (verifier, scope): (Arc<dyn ClientCertVerifier>, _) = match clients {
+            None => (Arc::new(NoClientAuth), Vec::new()),
             Some(Clients { anchors, optional }) => {
                 let anchors = anchors.as_ref()?;
-                // A ticket stands for the certificate that was shown when it was made: it opens no listener
-                // that trusts others, nor this one under another rule.
+                // A ticket stands for the certificate that was shown when its session began: it opens no
+                // listener that trusts others, nor this one under another rule.
                 let scope = anchors.digest(hostname, *optional);
-                let verifier = clients::verifier(anchors, *optional, &self.provider)?;
-                (verifier, Ticketer::new(self.tickets.clone(), scope))
+                (clients::verifier(anchors, *optional, &self.provider)?, scope)
             }
         };
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
@@ -160,11 +166,20 @@ impl TlsContext {
         if carries == Carries::Http {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        config.ticketer = ticketer;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // RFC 8446 section 8: early data can be replayed.
         config.max_early_data_size = 0;
-        Ok(Arc::new(config))
+        Ok(Arc::new(Terms { config, tickets: Scope::new(self.tickets.clone(), scope) }))
+    }
+}
+
+impl Terms {
+    /// For one connection: what rustls tells its maker of tickets does not say which connection it is about.
+    /// The copy takes less than half a microsecond, and is gone after the handshake.
+    fn config(&self) -> Arc<ServerConfig> {
+        let mut config = self.config.clone();
+        config.ticketer = self.tickets.connection();
+        Arc::new(config)
     }
 }
 
@@ -239,27 +254,27 @@ impl TlsTable {
                 let there = p.listeners.get(listeners.len()).filter(same);
                 there.or_else(|| p.listeners.iter().find(same))
             });
-            let config = match old {
-                Some(old) => old.config.clone(),
+            let terms = match old {
+                Some(old) => old.terms.clone(),
                 None if usable.is_empty() => None,
-                None => match context.config(&usable, carries, &listener.hostname, clients.as_ref()) {
-                    Ok(config) => Some(config),
+                None => match context.terms(&usable, carries, &listener.hostname, clients.as_ref()) {
+                    Ok(terms) => Some(terms),
                     Err(error) => {
                         errors.push(error);
                         None
                     }
                 },
             };
-            if old.is_some() && config.is_none() && !usable.is_empty() {
+            if old.is_some() && terms.is_none() && !usable.is_empty() {
                 let why = clients.as_ref().and_then(|clients| clients.anchors.as_ref().err());
                 errors.extend(why.cloned());
             }
             if !errors.is_empty() {
-                let (reason, serves) = (errors.join("; "), config.is_some());
+                let (reason, serves) = (errors.join("; "), terms.is_some());
                 failed.push(FailedListener { listener: listener.source.clone(), reason, serves });
             }
             let hostname = listener.hostname.clone();
-            listeners.push(TlsListener { hostname, carries, certificates: usable, clients, config });
+            listeners.push(TlsListener { hostname, carries, certificates: usable, clients, terms });
         }
         (!listeners.is_empty()).then_some(Self { listeners })
     }
@@ -379,9 +394,10 @@ pub(crate) async fn accept(
     let selected = table.as_ref().and_then(|table| table.select(server_name.as_deref()));
     let config = match selected {
         None => Err(Refusal::UnknownName),
-        Some(listener) => {
-            listener.config.clone().ok_or(Refusal::NoCertificate).map(|config| (config, listener))
-        }
+        Some(listener) => match &listener.terms {
+            Some(terms) => Ok((terms.config(), listener)),
+            None => Err(Refusal::NoCertificate),
+        },
     };
     let (config, listener) = match config {
         Ok(found) => found,

@@ -6,6 +6,7 @@ mod hostile;
 mod observe;
 mod plans;
 mod shutdown;
+mod tickets;
 mod tls;
 
 use std::net::SocketAddr;

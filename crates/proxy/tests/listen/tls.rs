@@ -1,17 +1,14 @@
 //! Which certificate a client gets, and what it may then ask for.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Request;
-use portway_plan::{PrivateKey, TicketKey};
 use portway_testkit::{Client, Http2, Origin};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::plans::{issue, listener, plan, port, trust, with_certificates};
-use crate::{metric, options, serving};
+use crate::{options, serving};
 
 async fn get(client: &mut Client, host: &str) -> anyhow::Result<(u16, String)> {
     let response = client.get(host, "/").await?;
@@ -74,94 +71,6 @@ async fn a_client_gets_the_certificate_that_it_can_check() -> anyhow::Result<()>
         connector.connect(ServerName::try_from("a.example")?, TcpStream::connect(address).await?).await?;
     let shown = stream.get_ref().1.peer_certificates().expect("certificates")[0].clone();
     assert_eq!(shown, rsa.root);
-    Ok(())
-}
-
-/// A client that keeps sessions, for these versions of TLS.
-fn resuming(
-    roots: Arc<rustls::RootCertStore>,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-) -> anyhow::Result<tokio_rustls::TlsConnector> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // As far as it lies with the client.
-    config.enable_early_data = true;
-    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)))
-}
-
-/// A connection that has had an answer, since tickets come with the first; and whether it was resumed.
-async fn resumed(
-    connector: &tokio_rustls::TlsConnector,
-    address: SocketAddr,
-) -> anyhow::Result<(tokio_rustls::client::TlsStream<TcpStream>, bool)> {
-    let stream = TcpStream::connect(address).await?;
-    let mut stream = connector.connect(ServerName::try_from("a.example")?, stream).await?;
-    let kind = stream.get_ref().1.handshake_kind();
-    assert!(!stream.get_ref().1.is_early_data_accepted(), "early data can be replayed");
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await?;
-    assert!(stream.read(&mut [0; 1024]).await? > 0);
-    Ok((stream, kind == Some(rustls::HandshakeKind::Resumed)))
-}
-
-#[tokio::test]
-async fn a_client_resumes_on_whichever_worker_it_lands() -> anyhow::Result<()> {
-    let origin = Origin::named("a").await?;
-    let issued = issue("a", &["a.example"], false);
-    let with = |name| {
-        let listeners = [listener(name, "", "a", &["a"])];
-        with_certificates(plan(&[port(443, &listeners)], &[("a", origin.address())]), &[&issued])
-    };
-    let (proxy, address) = serving(options(4), with("a"));
-    for version in rustls::ALL_VERSIONS {
-        let connector = resuming(trust(&[&issued]), &[*version])?;
-        let mut held = Vec::new();
-        for round in 0..16 {
-            // Connections that stay open are spread over the workers.
-            let (stream, resumed) = resumed(&connector, address).await?;
-            assert_eq!(resumed, round > 0, "connection {round} of {version:?}");
-            held.push(stream);
-        }
-        for worker in 0..4 {
-            let held = metric(&proxy, &format!("portway_connections{{worker=\"{worker}\"}}"));
-            assert!(held >= Some(2.0), "worker {worker} has {held:?} of 16 connections");
-        }
-        // A new plan does not make new keys.
-        proxy.apply(with("b").into());
-        assert!(resumed(&connector, address).await?.1, "{version:?}, with another plan");
-        proxy.apply(with("a").into());
-    }
-    Ok(())
-}
-
-/// Keys that a controller would hand out.
-fn ticket_keys(secret: u8) -> Vec<TicketKey> {
-    let now = TicketKey::epoch(std::time::SystemTime::now());
-    let key = |epoch: u64| TicketKey { epoch, key: PrivateKey([[secret; 16], [epoch as u8; 16]].concat()) };
-    (now - 1..=now + 2).map(key).collect()
-}
-
-#[tokio::test]
-async fn a_client_resumes_on_another_replica_that_has_the_same_keys() -> anyhow::Result<()> {
-    let origin = Origin::named("a").await?;
-    let issued = issue("a", &["a.example"], false);
-    let listeners = [listener("a", "", "a", &["a"])];
-    let plan = with_certificates(plan(&[port(443, &listeners)], &[("a", origin.address())]), &[&issued]);
-    for version in rustls::ALL_VERSIONS {
-        let replicas: Vec<_> = (0..3).map(|_| serving(options(1), plan.clone())).collect();
-        for (replica, secret) in replicas.iter().zip([1, 1, 2]) {
-            replica.0.set_ticket_keys(&ticket_keys(secret));
-        }
-        let connector = resuming(trust(&[&issued]), &[*version])?;
-        assert!(!resumed(&connector, replicas[0].1).await?.1);
-        assert!(resumed(&connector, replicas[1].1).await?.1, "{version:?}");
-        assert!(!resumed(&connector, replicas[2].1).await?.1, "{version:?}, other keys: a whole handshake");
-        // What was sealed before other keys came is still good.
-        replicas[2].0.set_ticket_keys(&ticket_keys(1));
-        assert!(resumed(&connector, replicas[2].1).await?.1, "{version:?}");
-    }
     Ok(())
 }
 
