@@ -1,4 +1,7 @@
 //! The HTTP/2 engine.
 
 mod fuzzed;
+mod peer;
+mod served;
+mod shared;
 mod windows;

@@ -20,9 +20,9 @@ use super::properties::{Chance, splits};
 use super::{Answering, Pieces, connection, drained, pairs};
 
 /// What a client says first: the preface and SETTINGS.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// What a backend says first: SETTINGS.
-const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+pub const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
 /// Bytes that a client sends behind its preface. However they are cut, nothing panics, and the connection ends
 /// with them. (Which requests are served may depend on the cut: an error of the connection ends those that came
@@ -104,7 +104,8 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(LocalSet::new().run_until(test))
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+/// A frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
     [&[a, b, c, kind, flags][..], &stream.to_be_bytes(), payload].concat()
 }

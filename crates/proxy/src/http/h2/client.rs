@@ -29,7 +29,8 @@ use crate::http::{Body, BodySource, Frame, Informational, RequestHead, Version};
 const CONFIG: Config = Config {
     role: Role::Client,
     stream_window: 64 * 1024,
-    connection_window: 1024 * 1024,
+    // Each stream has a window of its own; none may use up that of the others, who belong to other clients.
+    connection_window: 1 << 30,
     frame_bytes: 16 * 1024,
     streams: 0,
     bounds: Bounds { bytes: 64 * 1024, lines: 256 },

@@ -407,10 +407,11 @@ impl Mux {
         }
     }
 
-    /// Bytes on the connection have been taken, or never will be: the peer may send as many more.
+    /// Bytes on the connection have been taken, or never will be: the peer may send as many more. It is told
+    /// when that is half of what it has left, however much of the window those hold who do not read.
     pub(super) fn give_back(&mut self, bytes: usize) {
         self.credit += bytes as u32;
-        if self.credit >= self.config.connection_window / 2 {
+        if self.credit > 0 && i64::from(self.credit) >= self.receive_window / 2 {
             self.receive_window += i64::from(self.credit);
             frame::put_window(self.out.tail(), 0, self.credit);
             self.credit = 0;
