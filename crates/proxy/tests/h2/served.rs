@@ -46,3 +46,16 @@ fn uploads_that_nobody_reads_do_not_stop_the_others() {
         assert_eq!(peer.until(DATA, 19).await.payload, b"1000000");
     });
 }
+
+#[test]
+fn padding_uses_no_window_up() {
+    run(async {
+        let mut peer = Peer::client(handler()).await;
+        peer.frame(HEADERS, WHOLE, 1, GET).await;
+        for n in 0..1000 {
+            peer.data(1, n % 2, 255).await;
+        }
+        peer.frame(DATA, END, 1, b"").await;
+        assert_eq!(peer.until(DATA, 1).await.payload, b"500");
+    });
+}

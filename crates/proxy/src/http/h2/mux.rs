@@ -407,6 +407,18 @@ impl Mux {
         }
     }
 
+    /// Bytes on a stream have been taken, or are padding: the peer may send as many more there.
+    pub(super) fn give_back_on(&mut self, key: usize, bytes: usize) {
+        let stream = &mut self.streams[key];
+        stream.credit += bytes as u32;
+        if stream.credit >= self.config.stream_window / 2 && !stream.received_all && stream.broken.is_none() {
+            let credit = std::mem::take(&mut stream.credit);
+            stream.receive_window += i64::from(credit);
+            frame::put_window(self.out.tail(), stream.id, credit);
+            self.stir();
+        }
+    }
+
     /// Bytes on the connection have been taken, or never will be: the peer may send as many more. It is told
     /// when that is half of what it has left, however much of the window those hold who do not read.
     pub(super) fn give_back(&mut self, bytes: usize) {

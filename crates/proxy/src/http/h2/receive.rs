@@ -194,12 +194,10 @@ impl Mux {
             self.give_back(payload.len());
             return self.stream_error(key, reason, what);
         }
-        // Padding is never read; and nobody reads what is not wanted.
-        let mut unread = payload.len() - data.len();
-        stream.receive_window += unread as i64;
-        if stream.reader_gone {
-            unread = payload.len();
-        } else if !data.is_empty() {
+        let padding = payload.len() - data.len();
+        // Nobody reads what is not wanted.
+        let unread = if stream.reader_gone { payload.len() } else { padding };
+        if !data.is_empty() && !stream.reader_gone {
             match shared {
                 Some(shared) if data.len() >= BY_REFERENCE => {
                     if !stream.small.is_empty() {
@@ -213,6 +211,10 @@ impl Mux {
         }
         stream.received_all = end;
         stream.wake_reader();
+        if padding > 0 {
+            // It counts (RFC 9113 section 6.9.1), and is never read.
+            self.give_back_on(key, padding);
+        }
         if unread > 0 {
             self.give_back(unread);
         }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use super::fields::Length;
-use super::frame::{self, Reason};
+use super::frame::Reason;
 use super::mux::{Mux, Shared};
 use crate::http::{Headers, Informational, ResponseHead};
 
@@ -158,20 +158,13 @@ impl Mux {
         line: &Line,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece, Broken>>> {
-        let window = self.config.stream_window;
         let Some(stream) = self.stream(line) else { return Poll::Ready(Some(Err(Broken::Closed))) };
         let data = match stream.queue.pop_front() {
             Some(data) => data,
             None => std::mem::take(&mut stream.small).freeze(),
         };
         if !data.is_empty() {
-            stream.credit += data.len() as u32;
-            if stream.credit >= window / 2 && !stream.received_all && stream.broken.is_none() {
-                let credit = std::mem::take(&mut stream.credit);
-                stream.receive_window += i64::from(credit);
-                frame::put_window(self.out.tail(), line.id, credit);
-                self.stir();
-            }
+            self.give_back_on(line.key, data.len());
             self.give_back(data.len());
             return Poll::Ready(Some(Ok(Piece::Data(data))));
         }
