@@ -24,6 +24,7 @@ use tokio::time::timeout;
 /// Kinds of frames.
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RESET: u8 = 3;
 pub(crate) const SET: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const WINDOW: u8 = 8;

@@ -5,7 +5,7 @@ use portway_proxy::http::h2::client::Client;
 use portway_testkit::engine::drained;
 use tokio::task::spawn_local;
 
-use crate::peer::{DATA, END, HEADERS, OK, Peer, WHOLE, get, run};
+use crate::peer::{DATA, END, HEADERS, OK, Peer, RESET, WHOLE, get, run};
 
 /// The head of an answer to `GET /` on that stream.
 async fn answered(peer: &mut Peer, client: &Client, stream: u32) -> Answer {
@@ -40,6 +40,20 @@ fn answers_that_nobody_reads_do_not_stop_the_others() {
         for (n, mut answer) in (0..).zip(unread) {
             peer.frame(DATA, END, 1 + 2 * n, b"").await;
             assert_eq!(drained(&mut answer.body).await.0.len(), 60_000);
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_is_reset_before_its_end_is_not_whole() {
+    run(async {
+        let (mut peer, client) = Peer::backend().await;
+        for (stream, flags, fault) in [(1, 0, Some("upstream_closed")), (3, END, None)] {
+            let mut answer = answered(&mut peer, &client, stream).await;
+            peer.frame(DATA, flags, stream, b"half").await;
+            peer.frame(RESET, 0, stream, &[0; 4]).await;
+            let (data, _, got) = drained(&mut answer.body).await;
+            assert_eq!((&data[..], got), (&b"half"[..], fault));
         }
     });
 }

@@ -17,19 +17,15 @@ use crate::http::{Body, BodySource, Frame, Headers};
 pub(super) struct Incoming {
     receiver: Receiver,
     remaining: Option<u64>,
-    /// The fault that a broken stream stands for, if it is one.
-    broken: fn(Broken) -> Option<Fault>,
+    /// The fault that a stream stands for which is broken before its end.
+    broken: fn(Broken) -> Fault,
 }
 
 impl Incoming {
     /// The body of a stream; `remaining` as its `content-length` says, which is enforced where it is received.
-    /// `broken` makes the fault when the stream or its connection breaks, or takes that for the body's clean
-    /// end.
-    pub(super) fn new(
-        receiver: Receiver,
-        remaining: Option<u64>,
-        broken: fn(Broken) -> Option<Fault>,
-    ) -> Self {
+    /// `broken` makes the fault when the stream or its connection breaks before the body's end, whatever the
+    /// reason: a backend that wants no more of the request says so after its answer (RFC 9113 section 8.1).
+    pub(super) fn new(receiver: Receiver, remaining: Option<u64>, broken: fn(Broken) -> Fault) -> Self {
         Self { receiver, remaining, broken }
     }
 }
@@ -46,7 +42,7 @@ impl BodySource for Incoming {
                 Some(Ok(Frame::Data(data)))
             }
             Some(Ok(Piece::Trailers(trailers))) => Some(Ok(Frame::Trailers(trailers))),
-            Some(Err(broken)) => (self.broken)(broken).map(Err),
+            Some(Err(broken)) => Some(Err((self.broken)(broken))),
             None => None,
         })
     }

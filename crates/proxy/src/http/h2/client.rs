@@ -163,7 +163,7 @@ impl Client {
                 Length::Known(length) => Some(length),
                 _ => None,
             };
-            let incoming = Incoming::new(receiver, length, broken_body);
+            let incoming = Incoming::new(receiver, length, fault);
             Body::Stream(Box::new(Response { incoming, sending, _counted: counted, _hold: hold }))
         };
         Ok(Answer { head: answered, body, tunnel: None })
@@ -295,12 +295,6 @@ fn fault(broken: Broken) -> Fault {
         Broken::Violation(_) => Fault::new(FaultKind::UpstreamProtocol, broken),
         _ => Fault::new(FaultKind::UpstreamClosed, broken),
     }
-}
-
-/// What a break within the response's body stands for; none if the backend only wants no more of the
-/// request (RFC 9113 section 8.1).
-fn broken_body(broken: Broken) -> Option<Fault> {
-    (broken != Broken::Reset(Reason::NO_ERROR)).then(|| fault(broken))
 }
 
 /// What is left of sending a request's body.

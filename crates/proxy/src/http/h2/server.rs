@@ -300,11 +300,9 @@ impl Stream {
             Body::Empty
         } else {
             Body::Stream(Box::new(ClientBody {
-                incoming: Incoming::new(receiver, content_length, |broken| {
-                    Some(match broken {
-                        Broken::Violation(what) => Fault::new(FaultKind::BadRequest, what),
-                        _ => FaultKind::ClientGone.into(),
-                    })
+                incoming: Incoming::new(receiver, content_length, |broken| match broken {
+                    Broken::Violation(what) => Fault::new(FaultKind::BadRequest, what),
+                    _ => FaultKind::ClientGone.into(),
                 }),
                 proceed: expects_continue.then(|| line.clone()),
                 patience: (!grpc).then_some(self.streams.limits.body_timeout),
