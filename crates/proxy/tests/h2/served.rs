@@ -5,9 +5,10 @@ use std::future::pending;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use portway_proxy::http::{Body, Handler, Request, Response};
+use portway_testkit::engine::frames::frame;
 use portway_testkit::engine::{Answering, drained};
 
-use crate::peer::{DATA, END, GET, HEADERS, POST, Peer, WHOLE, run};
+use crate::peer::{ACK, DATA, END, GET, Got, HEADERS, POST, Peer, SET, WHOLE, WINDOW, run};
 
 /// What a GET without a body is answered with.
 const LARGE: usize = 300_000;
@@ -57,5 +58,33 @@ fn padding_uses_no_window_up() {
         }
         peer.frame(DATA, END, 1, b"").await;
         assert_eq!(peer.until(DATA, 1).await.payload, b"500");
+    });
+}
+
+#[test]
+fn a_window_that_shrinks_holds_at_once() {
+    run(async {
+        let mut peer = Peer::client(handler()).await;
+        peer.frame(HEADERS, WHOLE | END, 1, GET).await;
+        let sent = |got: Vec<_>| -> usize {
+            got.iter().filter(|got: &&Got| got.kind == DATA).map(|got| got.payload.len()).sum()
+        };
+        let mut count = 0;
+        while count < 65_535 {
+            count += peer.until(DATA, 1).await.payload.len();
+        }
+        // There is room, and in the same moment it is taken back.
+        let more = 1_000u32.to_be_bytes();
+        let frames =
+            [frame(WINDOW, 0, 1, &more), frame(WINDOW, 0, 0, &more), frame(SET, 0, 0, b"\0\x04\0\0\0\0")];
+        peer.send(&frames.concat()).await;
+        while peer.until(SET, 0).await.flags != ACK {}
+        assert_eq!(sent(peer.barrier().await), 0);
+        // What comes next pays first what the stream owes.
+        for (more, bytes) in [(64_535u32, 0), (300, 300), (10_000, 700)] {
+            peer.frame(WINDOW, 0, 1, &more.to_be_bytes()).await;
+            let got = [peer.barrier().await, peer.barrier().await].concat();
+            assert_eq!(sent(got), bytes);
+        }
     });
 }

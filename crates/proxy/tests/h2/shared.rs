@@ -1,11 +1,14 @@
 //! One connection to a backend, which many share: what one does must not stop the others.
 
+use bytes::Bytes;
+use http::Method;
 use portway_proxy::http::h1::Answer;
 use portway_proxy::http::h2::client::Client;
+use portway_proxy::http::{Body, Version};
 use portway_testkit::engine::drained;
 use tokio::task::spawn_local;
 
-use crate::peer::{DATA, END, HEADERS, OK, Peer, RESET, WHOLE, get, run};
+use crate::peer::{DATA, END, HEADERS, OK, Peer, RESET, WHOLE, WINDOW, ask, get, run};
 
 /// The head of an answer to `GET /` on that stream.
 async fn answered(peer: &mut Peer, client: &Client, stream: u32) -> Answer {
@@ -54,6 +57,66 @@ fn an_answer_that_is_reset_before_its_end_is_not_whole() {
             peer.frame(RESET, 0, stream, &[0; 4]).await;
             let (data, _, got) = drained(&mut answer.body).await;
             assert_eq!((&data[..], got), (&b"half"[..], fault));
+        }
+    });
+}
+
+/// Posts more than the connection's window has room for: 1 has it all, 3 to 9 wait for it. Each is answered
+/// with a head; and all of the answer, if it is `whole`, which refuses the rest of the request.
+async fn uploads(peer: &mut Peer, client: &Client, version: Version, whole: bool) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for stream in [1, 3, 5, 7, 9] {
+        let body = Body::from(Bytes::from(vec![b'x'; 70_000]));
+        let answering = async {
+            peer.until(HEADERS, stream).await;
+            peer.frame(HEADERS, WHOLE, stream, OK).await;
+            if whole {
+                peer.frame(DATA, END, stream, b"enough").await;
+                peer.frame(RESET, 0, stream, &[0; 4]).await;
+            }
+        };
+        let (answer, ()) = tokio::join!(ask(client, version, Method::POST, body), answering);
+        answers.push(answer.ok().expect("an answer"));
+    }
+    peer.barrier().await;
+    answers
+}
+
+/// There is room again: a further upload gets it, whoever else has asked for it and does not use it.
+async fn goes_on(peer: &mut Peer, client: &Client) {
+    peer.frame(WINDOW, 0, 0, &65_535u32.to_be_bytes()).await;
+    peer.barrier().await;
+    let sending = async {
+        peer.until(DATA, 11).await;
+        peer.frame(HEADERS, WHOLE | END, 11, OK).await;
+    };
+    let (answer, ()) = tokio::join!(ask(client, Version::Http2, Method::POST, "little".into()), sending);
+    assert!(answer.is_ok());
+}
+
+#[test]
+fn those_who_do_not_send_hold_no_window() {
+    run(async {
+        let (mut peer, client) = Peer::backend().await;
+        let mut answers = uploads(&mut peer, &client, Version::Http11, false).await;
+        goes_on(&mut peer, &client).await;
+        // Whoever reads its answer again goes on sending, too.
+        let mut answer = answers.remove(1);
+        let reading = spawn_local(async move { drained(&mut answer.body).await.2 });
+        peer.until(DATA, 3).await;
+        peer.frame(DATA, END, 3, b"").await;
+        assert_eq!(reading.await.expect("no panic"), None);
+    });
+}
+
+#[test]
+fn those_who_are_not_to_send_get_no_window() {
+    run(async {
+        let (mut peer, client) = Peer::backend().await;
+        let answers = uploads(&mut peer, &client, Version::Http2, true).await;
+        goes_on(&mut peer, &client).await;
+        for mut answer in answers {
+            assert_eq!(drained(&mut answer.body).await.0, b"enough");
         }
     });
 }

@@ -28,6 +28,11 @@ impl Incoming {
     pub(super) fn new(receiver: Receiver, remaining: Option<u64>, broken: fn(Broken) -> Fault) -> Self {
         Self { receiver, remaining, broken }
     }
+
+    /// Its stream.
+    pub(super) fn line(&self) -> &Line {
+        &self.receiver.0
+    }
 }
 
 impl BodySource for Incoming {

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -147,6 +147,7 @@ impl Client {
                 .map_err(|broken| SendError { fault: fault(broken), progress: progress(broken) })
         })
         .await?;
+        sending.pause(&line);
         self.state.answered.set(true);
         let Answered { head: mut answered, length } = *answered;
         let to_head = head.method == Method::HEAD;
@@ -340,6 +341,16 @@ impl Sending {
         }
         self.failed.as_ref()?.borrow_mut().take()
     }
+
+    /// Whoever polls may do so no more for long: what waits for a window lets it to others meanwhile.
+    fn pause(&self, line: &Line) {
+        if let Pump::Here(_) = self.pump {
+            let mut mux = line.mux.borrow_mut();
+            if mux.stream(line).is_some() {
+                mux.revoke(line.key);
+            }
+        }
+    }
 }
 
 impl Drop for Pump {
@@ -361,10 +372,12 @@ struct Response {
 impl BodySource for Response {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
         let failed = self.sending.poll(cx);
-        match (self.incoming.poll_frame(cx), failed) {
-            (Poll::Ready(Some(Err(_))), Some(fault)) => Poll::Ready(Some(Err(fault))),
+        let frame = ready!(self.incoming.poll_frame(cx));
+        self.sending.pause(self.incoming.line());
+        Poll::Ready(match (frame, failed) {
+            (Some(Err(_)), Some(fault)) => Some(Err(fault)),
             (frame, _) => frame,
-        }
+        })
     }
 
     fn remaining(&self) -> Option<u64> {

@@ -329,6 +329,7 @@ impl Mux {
         }
         stream.wake();
         self.close(key);
+        self.revoke(key);
     }
 
     /// Resets a stream because of what the peer has done on it. Too many of those end the connection.
@@ -385,8 +386,9 @@ impl Mux {
 
     /// Forgets a stream that nobody handles any more; one that has not ended is reset.
     pub(super) fn release(&mut self, key: usize) {
+        self.revoke(key);
         let stream = &self.streams[key];
-        let (id, unread, granted) = (stream.id, stream.unread(), stream.granted);
+        let (id, unread) = (stream.id, stream.unread());
         if !stream.closed {
             // RFC 9113 section 8.1: the answer is complete, and the rest of the request not needed.
             let answered = self.config.role == Role::Server && stream.sent_all;
@@ -400,11 +402,6 @@ impl Mux {
         self.ids.remove(&id);
         self.remember(id, stream.cut);
         self.give_back(unread);
-        if granted > 0 {
-            self.reserved -= granted;
-            self.send_window += granted as i64;
-            self.distribute();
-        }
     }
 
     /// Bytes on a stream have been taken, or are padding: the peer may send as many more there.

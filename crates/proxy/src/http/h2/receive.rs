@@ -481,6 +481,10 @@ impl Mux {
                 }
                 let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
                 for key in keys {
+                    // What was granted is not sent beyond a window that shrinks (RFC 9113 section 6.9.2).
+                    if more < 0 && self.streams[key].granted > 0 {
+                        self.ungrant(key);
+                    }
                     let stream = &mut self.streams[key];
                     stream.send_window += more;
                     if stream.send_window > MAX_WINDOW {
@@ -488,6 +492,7 @@ impl Mux {
                     }
                     self.window_grown(key);
                 }
+                self.distribute();
             }
             // We send no longer ones than all take: other streams would have to wait.
             setting::MAX_FRAME_SIZE if !(frame::DEFAULT_FRAME..1 << 24).contains(&(value as usize)) => {

@@ -67,6 +67,25 @@ impl Mux {
         }
     }
 
+    /// Takes back what a stream has asked for, and what it was granted and has not sent. It is asked for again
+    /// when whoever sends on it is polled, as it will be where something was granted: that woke it.
+    pub(super) fn revoke(&mut self, key: usize) {
+        if self.ungrant(key) {
+            self.distribute();
+        }
+    }
+
+    /// The same without granting to others what it gives; says whether it gives something.
+    pub(super) fn ungrant(&mut self, key: usize) -> bool {
+        let stream = &mut self.streams[key];
+        stream.wants = 0;
+        let granted = std::mem::take(&mut stream.granted);
+        stream.send_window += granted as i64;
+        self.send_window += granted as i64;
+        self.reserved -= granted;
+        granted > 0
+    }
+
     /// A stream's window has grown.
     pub(super) fn window_grown(&mut self, key: usize) {
         let stream = &mut self.streams[key];
