@@ -22,7 +22,7 @@ fn object(kind: &str) -> ObjectRef {
 fn request() -> Request {
     let peer = "192.0.2.1:50000".parse().expect("an address");
     Request {
-        head: RequestHead {
+        head: Box::new(RequestHead {
             method: Method::GET,
             scheme: Scheme::Http,
             authority: Authority::parse(Bytes::from_static(b"www.example.com")).expect("a host"),
@@ -34,7 +34,7 @@ fn request() -> Request {
                 ("Referer", "http://www.example.com/"),
                 ("X-Request-Id", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"),
             ]),
-        },
+        }),
         body: Body::Empty,
         upgrade: None,
         expects_continue: false,

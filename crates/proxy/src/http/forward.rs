@@ -43,7 +43,7 @@ pub(crate) struct Forward<'a> {
     /// The session that it belongs to.
     pub(crate) stick: Option<&'a Stick<'a>>,
     /// The request, as filters have left it.
-    pub(crate) head: RequestHead,
+    pub(crate) head: Box<RequestHead>,
     /// Its body.
     pub(crate) body: Inbound,
     /// The protocol that the client asks to switch to.

@@ -25,6 +25,38 @@ pub struct Headers {
 struct Field {
     name: Text,
     value: Text,
+    /// Where it is kept, it is a line as HTTP/1.1 has it: `name: value` and CRLF.
+    is_line: bool,
+    /// It is known to be end to end: none of those that an engine reads and writes its own of.
+    end_to_end: bool,
+}
+
+/// The lines of a received head that are kept: see [`Headers::received`].
+pub(in crate::http) struct Places(Vec<Field>);
+
+impl Places {
+    /// Room for that many lines, and for what the gateway adds to a message.
+    pub(in crate::http) fn with_capacity(lines: usize) -> Self {
+        Self(Vec::with_capacity(lines + 6))
+    }
+
+    /// Appends a field by the byte ranges of its name and value in the head, of which each line ends in
+    /// CRLF. `end_to_end`: it is known not to be one of an engine's own.
+    #[inline]
+    pub(in crate::http) fn push(
+        &mut self,
+        head: &[u8],
+        name: Range<u32>,
+        value: Range<u32>,
+        end_to_end: bool,
+    ) {
+        let bytes = |at: u32| head.get(at as usize..at as usize + 2);
+        let is_line = value.start == name.end + 2
+            && bytes(name.end) == Some(b": ")
+            && bytes(value.end) == Some(b"\r\n");
+        let text = |r: Range<u32>| Text { start: r.start, len: r.end - r.start };
+        self.0.push(Field { name: text(name), value: text(value), is_line, end_to_end });
+    }
 }
 
 /// A piece of the received head, or of what was added.
@@ -48,22 +80,9 @@ impl Text {
 }
 
 impl Headers {
-    /// No fields, and the received head that [`Headers::push_raw`] will point into. At most 2 GiB.
-    pub fn received(raw: Bytes) -> Self {
-        Self { raw, added: Vec::new(), fields: Vec::new() }
-    }
-
-    /// Makes room for that many more lines.
-    pub fn reserve(&mut self, lines: usize) {
-        self.fields.reserve(lines);
-    }
-
-    /// Appends a field of the received head by the byte ranges of its name and value in it.
-    #[inline]
-    pub fn push_raw(&mut self, name: Range<usize>, value: Range<usize>) {
-        let text = |r: Range<usize>| Text { start: r.start as u32, len: (r.end - r.start) as u32 };
-        debug_assert!(name.end <= self.raw.len() && value.end <= self.raw.len());
-        self.fields.push(Field { name: text(name), value: text(value) });
+    /// A received head of at most 2 GiB, and where in it the fields are that are kept.
+    pub(in crate::http) fn received(raw: Bytes, places: Places) -> Self {
+        Self { raw, added: Vec::new(), fields: places.0 }
     }
 
     /// The number of field lines.
@@ -113,6 +132,12 @@ impl Headers {
         self.fields.push(field);
     }
 
+    /// Appends a line of a name that is known to be end to end.
+    pub(in crate::http) fn append_end_to_end(&mut self, name: &'static [u8], value: &[u8]) {
+        let field = Field { end_to_end: true, ..self.add(name, value) };
+        self.fields.push(field);
+    }
+
     /// Sets the name to this one value: the first line of that name takes it, in place and with the
     /// spelling given here, further lines go; without one, it is appended.
     pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
@@ -135,11 +160,10 @@ impl Headers {
 
     /// Keeps the bytes of a field to be.
     fn add(&mut self, name: &[u8], value: &[u8]) -> Field {
-        if self.added.capacity() == 0 {
-            // What the gateway tells backends of a client takes about 200 bytes.
-            self.added.reserve(256);
-        }
         let start = self.added.len();
+        // What the gateway tells backends of a client takes about 200 bytes.
+        let room = if start == 0 { 256 } else { 0 };
+        self.added.reserve(room.max(name.len() + value.len() + 4));
         self.added.extend_from_slice(name);
         self.added.extend_from_slice(b": ");
         self.added.extend_from_slice(value);
@@ -148,6 +172,8 @@ impl Headers {
         Field {
             name: Text { start: start as u32 | ADDED, len: name.len() as u32 },
             value: Text { start: (start + name.len() + 2) as u32 | ADDED, len: value.len() as u32 },
+            is_line: true,
+            end_to_end: false,
         }
     }
 
@@ -164,38 +190,36 @@ impl Headers {
         self.fields.len() < before
     }
 
-    /// Writes the field lines for which the predicate holds, as HTTP/1.1 has them.
-    pub fn write(&self, out: &mut BytesMut, mut predicate: impl FnMut(&[u8], &[u8]) -> bool) {
+    /// Writes the field lines that are to be kept, as HTTP/1.1 has them. The predicate is told whether the
+    /// field is known to be end to end, and its name.
+    pub(in crate::http) fn write(&self, out: &mut BytesMut, mut keep: impl FnMut(bool, &[u8]) -> bool) {
         let (raw, added) = (&self.raw[..], &self.added[..]);
         out.reserve(raw.len() + added.len() + 64);
         // Lines that follow each other where they are kept are copied at once.
-        let (mut run, mut from): (Range<usize>, &[u8]) = (0..0, raw);
-        for Field { name, value } in &self.fields {
-            let (name_text, value_text) = (name.of(raw, added), value.of(raw, added));
-            if !predicate(name_text, value_text) {
+        let (mut run, mut of_added): (Range<usize>, u32) = (0..0, 0);
+        let from = |of_added: u32| if of_added == 0 { raw } else { added };
+        for field in &self.fields {
+            let Field { name, value, is_line, end_to_end } = field;
+            if !keep(*end_to_end, name.of(raw, added)) {
                 continue;
             }
-            let buffer = if name.start & ADDED == 0 { raw } else { added };
             let start = (name.start & !ADDED) as usize;
-            let colon = start + name.len as usize;
-            let end = colon + 2 + value.len as usize + 2;
-            let is_line = value.start == name.start + name.len + 2
-                && buffer.get(colon..colon + 2) == Some(b": ")
-                && buffer.get(end - 2..end) == Some(b"\r\n");
-            if is_line && start == run.end && std::ptr::eq(buffer, from) {
+            if *is_line {
+                let end = ((value.start & !ADDED) + value.len) as usize + 2;
+                if start != run.end || name.start & ADDED != of_added {
+                    out.extend_from_slice(&from(of_added)[run]);
+                    (run, of_added) = (start..end, name.start & ADDED);
+                }
                 run.end = end;
-                continue;
-            }
-            out.extend_from_slice(&from[run]);
-            (run, from) = (start..end, buffer);
-            if !is_line {
-                run = start..start;
-                for part in [name_text, b": ", value_text, b"\r\n"] {
+            } else {
+                out.extend_from_slice(&from(of_added)[run]);
+                run = 0..0;
+                for part in [name.of(raw, added), b": ", value.of(raw, added), b"\r\n"] {
                     out.extend_from_slice(part);
                 }
             }
         }
-        out.extend_from_slice(&from[run]);
+        out.extend_from_slice(&from(of_added)[run]);
     }
 
     /// The sum of the lengths of all names and values, with 4 bytes for each line's separators.
@@ -229,6 +253,8 @@ impl Lines {
         self.fields.push(Field {
             name: Text { start: start as u32, len: name.len() as u32 },
             value: Text { start: (start + name.len() + 2) as u32, len: value.len() as u32 },
+            is_line: true,
+            end_to_end: false,
         });
     }
 
@@ -288,21 +314,26 @@ mod tests {
     #[test]
     fn lines_are_written_as_they_are_in_order() {
         let head = b"GET / HTTP/1.1\r\nA: 1\r\nb:2\r\nHost: h\r\nC: 3 \r\nD:  4\r\nE: 5\r\nF: \r\n\r\n";
-        let mut headers = Headers::received(Bytes::from_static(head));
+        let mut places = Places::with_capacity(8);
+        let mut push = |name: Range<usize>, value: Range<usize>| {
+            let place = |r: Range<usize>| r.start as u32..r.end as u32;
+            places.push(head, place(name), place(value), false);
+        };
         let find = |text: &[u8]| head.windows(text.len()).position(|w| w == text).unwrap();
         for (name, value) in [("A", "1"), ("b", "2"), ("Host", "h"), ("C", "3"), ("D", "4"), ("E", "5")] {
             let (n, v) = (find(format!("\n{name}:").as_bytes()) + 1, find(value.as_bytes()));
             let v = if name == "A" { n + 3 } else { v };
-            headers.push_raw(n..n + name.len(), v..v + value.len());
+            push(n..n + name.len(), v..v + value.len());
         }
         let empty = find(b"F: ");
-        headers.push_raw(empty..empty + 1, empty + 3..empty + 3);
+        push(empty..empty + 1, empty + 3..empty + 3);
+        let mut headers = Headers::received(Bytes::from_static(head), places);
         headers.append("x-g", "6");
         headers.set("e", "7");
         headers.append("x-h", "8");
         let written = |skip: &str| {
             let mut out = BytesMut::new();
-            headers.write(&mut out, |name, _| !name.eq_ignore_ascii_case(skip.as_bytes()));
+            headers.write(&mut out, |_, name| !name.eq_ignore_ascii_case(skip.as_bytes()));
             String::from_utf8(out.to_vec()).unwrap()
         };
         let all = "A: 1\r\nb: 2\r\nHost: h\r\nC: 3\r\nD: 4\r\ne: 7\r\nF: \r\nx-g: 6\r\nx-h: 8\r\n";
@@ -315,9 +346,11 @@ mod tests {
 
     #[test]
     fn raw_fields_read_from_the_received_head() {
-        let mut headers = Headers::received(Bytes::from_static(b"Host: a\r\nConnection: close, X\r\n"));
-        headers.push_raw(0..4, 6..7);
-        headers.push_raw(9..19, 21..29);
+        let head = b"Host: a\r\nConnection: close, X\r\n";
+        let mut places = Places::with_capacity(2);
+        places.push(head, 0..4, 6..7, false);
+        places.push(head, 9..19, 21..29, false);
+        let headers = Headers::received(Bytes::from_static(head), places);
         assert_eq!(headers.get("host"), Some(&b"a"[..]));
         assert!(headers.has_token("connection", "x") && !headers.has_token("connection", "clos"));
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -13,8 +14,8 @@ use crate::observe::Exchange;
 
 /// A request as an engine has read it.
 pub struct Request {
-    /// Everything before the body.
-    pub head: RequestHead,
+    /// Everything before the body. Boxed, since it is handed on many times.
+    pub head: Box<RequestHead>,
     /// The body. Reading it is what sends `100 Continue` to a client that waits for it.
     pub body: Body,
     /// The protocol that the client asks to switch to (`websocket`), if it may (RFC 9110 section 7.8).
@@ -139,7 +140,7 @@ impl Version {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     /// As received, ASCII; empty when HTTP/1.0 named none.
-    text: Bytes,
+    text: ByteString,
     /// The host as in the text, without port and trailing dot.
     host_len: usize,
     /// The host in lower case, where that is not how it came.
@@ -147,6 +148,31 @@ pub struct Authority {
     /// The port, if it was given.
     port: Option<u16>,
 }
+
+/// What a character is in the host of an authority that is not an IPv6 address.
+#[derive(Clone, Copy)]
+enum Class {
+    Plain,
+    Upper,
+    /// Ends the host.
+    Colon,
+    Bad,
+}
+
+static HOST: [Class; 256] = {
+    let mut table = [Class::Bad; 256];
+    let mut byte = 0;
+    while byte < 0x80 {
+        table[byte as usize] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => Class::Plain,
+            b'A'..=b'Z' => Class::Upper,
+            b':' => Class::Colon,
+            _ => Class::Bad,
+        };
+        byte += 1;
+    }
+    table
+};
 
 /// An authority that is none: userinfo, a bad port, a character that no host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,15 +185,25 @@ impl Authority {
     /// On anything else.
     pub fn parse(text: Bytes) -> Result<Self, InvalidAuthority> {
         let bytes: &[u8] = &text;
+        let mut upper = false;
         let (host_len, port) = if bytes.first() == Some(&b'[') {
             let end = bytes.iter().position(|b| *b == b']').ok_or(InvalidAuthority)?;
             let inside = std::str::from_utf8(&bytes[1..end]).map_err(|_| InvalidAuthority)?;
             inside.parse::<std::net::Ipv6Addr>().map_err(|_| InvalidAuthority)?;
+            upper = inside.bytes().any(|b| b.is_ascii_uppercase());
             (end + 1, &bytes[end + 1..])
         } else {
-            let end = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
-            let valid = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-            if !bytes[..end].iter().all(valid) || (end == 0 && !bytes.is_empty()) || end > 255 {
+            let mut end = 0;
+            for byte in bytes {
+                match HOST[usize::from(*byte)] {
+                    Class::Plain => {}
+                    Class::Upper => upper = true,
+                    Class::Colon => break,
+                    Class::Bad => return Err(InvalidAuthority),
+                }
+                end += 1;
+            }
+            if (end == 0 && !bytes.is_empty()) || end > 255 {
                 return Err(InvalidAuthority);
             }
             (end, &bytes[end..])
@@ -182,30 +218,27 @@ impl Authority {
             _ => return Err(InvalidAuthority),
         };
         let host_len = if host_len > 1 && bytes[host_len - 1] == b'.' { host_len - 1 } else { host_len };
-        let host = &bytes[..host_len];
-        let lower = host.iter().any(u8::is_ascii_uppercase).then(|| {
-            let host = String::from_utf8_lossy(host);
-            host.to_ascii_lowercase().into()
-        });
+        let text = ByteString::try_from(text).map_err(|_| InvalidAuthority)?;
+        let lower = upper.then(|| text[..host_len].to_ascii_lowercase().into());
         Ok(Self { text, host_len, lower, port })
     }
 
     /// As received, or as a filter has set it.
     pub fn as_str(&self) -> &str {
-        // parse() lets ASCII through only.
-        std::str::from_utf8(&self.text).unwrap_or_default()
+        &self.text
     }
 
     /// As received, as bytes that can be kept.
     pub fn text(&self) -> &Bytes {
-        &self.text
+        self.text.as_bytes()
     }
 
     /// The host: lower case, no port, no trailing dot.
+    #[inline]
     pub fn host(&self) -> &str {
         match &self.lower {
             Some(host) => host,
-            None => std::str::from_utf8(&self.text[..self.host_len]).unwrap_or_default(),
+            None => &self.text[..self.host_len],
         }
     }
 
@@ -218,7 +251,7 @@ impl Authority {
 /// Path and query of a request, in origin form (RFC 9112 section 3.2.1), or `*`. Valid ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    text: Bytes,
+    text: ByteString,
     path_len: usize,
 }
 
@@ -226,27 +259,28 @@ impl Target {
     /// Splits at the first `?`. The caller has validated and normalised the text (see `http::path`).
     pub fn new(text: Bytes) -> Self {
         let path_len = memchr::memchr(b'?', &text).unwrap_or(text.len());
-        Self { text, path_len }
+        Self { text: ByteString::try_from(text).unwrap_or_default(), path_len }
     }
 
     /// Path and query.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text).unwrap_or_default()
+        &self.text
     }
 
     /// Path and query, as bytes that can be kept.
     pub fn text(&self) -> &Bytes {
-        &self.text
+        self.text.as_bytes()
     }
 
     /// The path.
+    #[inline]
     pub fn path(&self) -> &str {
-        std::str::from_utf8(&self.text[..self.path_len]).unwrap_or_default()
+        self.text.get(..self.path_len).unwrap_or_default()
     }
 
     /// The query, without its `?`.
     pub fn query(&self) -> Option<&str> {
-        self.text.get(self.path_len + 1..).map(|query| std::str::from_utf8(query).unwrap_or_default())
+        self.text.get(self.path_len + 1..)
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn start(
     body: &Inbound,
 ) {
     let Some(counted) = pools.mirror() else { return };
-    let (pools, backend, head) = (pools.clone(), backend.clone(), head.clone());
+    let (pools, backend, head) = (pools.clone(), backend.clone(), Box::new(head.clone()));
     let identity = identity.cloned();
     let body = Inbound::new(body.tap(pools.limits().mirror_lag), 0);
     let timeout = pools.limits().mirror_timeout;

@@ -271,7 +271,7 @@ struct Passing<'a> {
 
 /// A request that has passed its rule's filters.
 struct Rest {
-    head: RequestHead,
+    head: Box<RequestHead>,
     body: Inbound,
     upgrade: Option<Bytes>,
     expects_continue: bool,

@@ -29,6 +29,18 @@ enum Stream {
 }
 
 impl Transport {
+    /// Whether nothing has come that was not read, as far as can be told without asking to be woken: over TLS
+    /// not at all.
+    pub(super) fn is_quiet(&self) -> Option<bool> {
+        match &self.stream {
+            Stream::Tcp(stream) => {
+                let nothing = stream.try_read(&mut [0]);
+                Some(nothing.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock))
+            }
+            Stream::Tls(_) => None,
+        }
+    }
+
     /// Has the connection reset when it is dropped, so that the other side does not take the end for a
     /// regular one.
     pub fn abort(&self) {

@@ -79,6 +79,14 @@ struct Idle {
     since: Instant,
 }
 
+impl Idle {
+    /// Whether the connection can still be used. Does not block.
+    fn is_alive(&mut self) -> bool {
+        let quiet = self.client.io().is_quiet();
+        quiet.unwrap_or_else(|| self.client.is_alive())
+    }
+}
+
 /// One try of one request at an endpoint: counted in flight until it is dropped, which is when the
 /// response's body has ended. Takes the connection back.
 pub struct Lease {
@@ -226,7 +234,7 @@ impl Pools {
         lease.permit.replace(Some(permit));
         if protocol == Protocol::H1 {
             while let Some(mut idle) = pool.pop_idle() {
-                if idle.client.is_alive() {
+                if idle.is_alive() {
                     pool.counts.reused.add(1);
                     return Ok(Connection::H1 { client: idle.client, reused: true });
                 }
@@ -483,7 +491,7 @@ impl Pool {
             // Swapped out, not dropped under the borrow.
             let all = std::mem::take(&mut *idle);
             for mut entry in all {
-                if now.duration_since(entry.since) < idle_timeout && entry.client.is_alive() {
+                if now.duration_since(entry.since) < idle_timeout && entry.is_alive() {
                     idle.push(entry);
                 } else {
                     closing.push(entry);

@@ -132,14 +132,14 @@ fn call(body: Body, extra: &[(&'static str, &'static str)]) -> Request {
     let mut headers = Headers::from([("content-type", "application/grpc"), ("te", "trailers")]);
     extra.iter().for_each(|(name, value)| headers.append(*name, *value));
     Request {
-        head: RequestHead {
+        head: Box::new(RequestHead {
             method: Method::POST,
             scheme: Scheme::Https,
             authority: Authority::parse(Bytes::from_static(b"grpc.example.com")).expect("an authority"),
             target: Target::new(Bytes::from_static(b"/pkg.Service/Method")),
             version: Version::Http2,
             headers,
-        },
+        }),
         body,
         upgrade: None,
         expects_continue: false,

@@ -32,19 +32,20 @@ impl ForwardingHeaders {
             Some((hops, client)) => (&**hops, client.unwrap_or(peer)),
             None => (connection.client(), peer),
         };
-        headers.append("x-forwarded-for", hops);
+        headers.append_end_to_end(b"x-forwarded-for", hops.as_bytes());
         let told = |headers: &Headers, name| trusted && headers.contains(name);
         if !told(headers, "x-forwarded-proto") {
-            headers.append("x-forwarded-proto", head.scheme.as_str());
+            headers.append_end_to_end(b"x-forwarded-proto", head.scheme.as_str().as_bytes());
         }
         if !told(headers, "x-forwarded-host") && !head.authority.text().is_empty() {
-            headers.append("x-forwarded-host", head.authority.text());
+            headers.append_end_to_end(b"x-forwarded-host", head.authority.text());
         }
         if !told(headers, "x-forwarded-port") {
-            headers.append("x-forwarded-port", itoa::Buffer::new().format(connection.port));
+            let mut digits = itoa::Buffer::new();
+            headers.append_end_to_end(b"x-forwarded-port", digits.format(connection.port).as_bytes());
         }
         if !trusted {
-            headers.append("x-request-id", request_id());
+            headers.append_end_to_end(b"x-request-id", &request_id());
         } else if !headers.get("x-request-id").is_some_and(sound_id) {
             headers.set("x-request-id", request_id());
         }
@@ -86,13 +87,16 @@ fn drops(name: &[u8], trusted: bool) -> bool {
     if name.eq_ignore_ascii_case(b"forwarded") {
         return true;
     }
-    let twin = name.contains(&b'_');
-    let is =
-        |wanted: &[u8]| name.len() == wanted.len() && name.iter().zip(wanted).all(|(n, w)| fold(*n) == *w);
-    let begins =
-        |wanted: &[u8]| name.len() >= wanted.len() && name.iter().zip(wanted).all(|(n, w)| fold(*n) == *w);
-    let listed = begins(b"x-forwarded-") || begins(b"x-envoy-") || is(b"x-real-ip") || is(b"x-request-id");
-    listed && (!trusted || twin || is(b"x-forwarded-for"))
+    let same = |wanted: &[u8]| name.iter().zip(wanted).all(|(n, w)| fold(*n) == *w);
+    let is = |wanted: &[u8]| name.len() == wanted.len() && same(wanted);
+    let begins = |wanted: &[u8]| name.len() >= wanted.len() && same(wanted);
+    let listed = match name.get(2).map(u8::to_ascii_lowercase) {
+        Some(b'f') => begins(b"x-forwarded-"),
+        Some(b'e') => begins(b"x-envoy-"),
+        Some(b'r') => is(b"x-real-ip") || is(b"x-request-id"),
+        _ => false,
+    };
+    listed && (!trusted || name.contains(&b'_') || is(b"x-forwarded-for"))
 }
 
 fn fold(byte: u8) -> u8 {
@@ -107,19 +111,16 @@ fn sound_id(id: &[u8]) -> bool {
 /// A random UUID (RFC 9562 section 5.4).
 fn request_id() -> [u8; 36] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    // Of each byte's two digits: 8-4-4-4-12.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut random = [0; 16];
     rand::rng().fill_bytes(&mut random);
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (i, byte) in random.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
+    for (byte, at) in random.iter().zip(PLACES) {
         text[at] = DIGITS[usize::from(byte >> 4)];
         text[at + 1] = DIGITS[usize::from(byte & 15)];
-        at += 2;
     }
     text
 }

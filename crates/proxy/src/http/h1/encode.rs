@@ -23,6 +23,12 @@ pub(super) enum Encoding {
     UntilClose,
 }
 
+/// What a field is to the engine, if that is not known already.
+#[inline]
+fn own(end_to_end: bool, name: &[u8]) -> Option<Own> {
+    if end_to_end { None } else { names::own(name) }
+}
+
 /// The head of a final response. `describes`: its own `Content-Length` is of a body that is not sent.
 pub(super) fn response(
     out: &mut BytesMut,
@@ -33,7 +39,7 @@ pub(super) fn response(
 ) {
     status_line(out, head.status);
     let mut dated = false;
-    head.headers.write(out, |name, _| match names::own(name) {
+    head.headers.write(out, |end_to_end, name| match own(end_to_end, name) {
         None => {
             dated |= name.len() == 4 && name.eq_ignore_ascii_case(b"date");
             true
@@ -55,14 +61,14 @@ pub(super) fn response(
 /// The head of a 101: `Upgrade` goes with it.
 pub(super) fn switching(out: &mut BytesMut, head: &ResponseHead) {
     status_line(out, head.status);
-    head.headers.write(out, |name, _| matches!(names::own(name), None | Some(Own::Upgrade)));
+    head.headers.write(out, |end_to_end, name| matches!(own(end_to_end, name), None | Some(Own::Upgrade)));
     out.extend_from_slice(b"connection: upgrade\r\n\r\n");
 }
 
 /// A 1xx response.
 pub(super) fn interim(out: &mut BytesMut, head: &ResponseHead) {
     status_line(out, head.status);
-    head.headers.write(out, |name, _| names::own(name).is_none());
+    head.headers.write(out, |end_to_end, name| own(end_to_end, name).is_none());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -81,7 +87,7 @@ pub(super) fn request(
     // First, so that it is easy to find (RFC 9110 section 7.2).
     field(out, b"Host", head.authority.text());
     let (mut te, mut says_length) = (false, false);
-    head.headers.write(out, |name, _| match names::own(name) {
+    head.headers.write(out, |end_to_end, name| match own(end_to_end, name) {
         None => true,
         Some(Own::Te) => {
             te = true;
@@ -138,7 +144,7 @@ pub(super) fn chunk_size(out: &mut BytesMut, size: usize) {
 pub(super) fn last_chunk(out: &mut BytesMut, trailers: Option<&Headers>) {
     out.extend_from_slice(b"0\r\n");
     if let Some(trailers) = trailers {
-        trailers.write(out, |name, _| !names::is_forbidden_in_trailers(name));
+        trailers.write(out, |_, name| !names::is_forbidden_in_trailers(name));
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -1,6 +1,6 @@
 //! Buffered reading and writing of one connection, with no buffer held while there is nothing in it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -28,7 +28,7 @@ const WRITE_KEEP: usize = 128 * 1024;
 
 thread_local! {
     // One of each per worker: connections borrow them for one poll, and keep nothing while they wait.
-    static READ_BUFFER: Cell<BytesMut> = Cell::default();
+    static READ_BUFFER: RefCell<BytesMut> = RefCell::default();
     static WRITE_BUFFER: Cell<BytesMut> = Cell::default();
 }
 
@@ -37,17 +37,15 @@ pub(crate) fn poll_read<I>(io: &mut I, cx: &mut Context<'_>, limit: usize) -> Po
 where
     I: AsyncRead + Unpin + ?Sized,
 {
-    let mut buffer = READ_BUFFER.take();
-    buffer.clear();
-    buffer.reserve(READ);
-    let result = pin!(io.read_buf(&mut (&mut buffer).limit(limit))).poll(cx);
-    let bytes = match result {
-        Poll::Ready(Ok(_)) if buffer.len() < BY_REFERENCE => Bytes::copy_from_slice(&buffer),
-        Poll::Ready(Ok(_)) => buffer.split().freeze(),
-        _ => Bytes::new(),
-    };
-    READ_BUFFER.set(buffer);
-    result.map_ok(|_| bytes)
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        buffer.clear();
+        buffer.reserve(READ);
+        ready!(pin!(io.read_buf(&mut buffer.limit(limit))).poll(cx))?;
+        Poll::Ready(Ok(match buffer.len() {
+            ..BY_REFERENCE => Bytes::copy_from_slice(buffer),
+            _ => buffer.split().freeze(),
+        }))
+    })
 }
 
 /// A connection with what has been read and not yet taken, and what has been queued and not yet written.

@@ -35,7 +35,8 @@ pub(in crate::http) fn own(name: &[u8]) -> Option<Own> {
         17 => (b"transfer-encoding", Own::TransferEncoding),
         _ => return None,
     };
-    name.eq_ignore_ascii_case(candidate).then_some(own)
+    // Most names of that length end here.
+    (name[0] | 0x20 == candidate[0] && name.eq_ignore_ascii_case(candidate)).then_some(own)
 }
 
 /// Names that decide where a request goes, who it is from or how long it is, with `_` read as `-`.

@@ -8,13 +8,13 @@ use std::ops::Range;
 use bytes::{Buf, Bytes};
 use http::{Method, StatusCode};
 use httparse::{Header, ParserConfig, Status};
-use smallvec::SmallVec;
 
 use super::framing::{self, Decoder};
 use super::names::{self, ConnectionOptions, InvalidConnection, Own};
 use super::target;
 use super::{Settings, Underscores};
 use crate::fault::FaultKind;
+use crate::http::headers::Places;
 use crate::http::{Authority, Headers, RequestHead, ResponseHead, Scheme, Version};
 
 /// Field lines for which there is room; `Settings::max_headers` cannot be more.
@@ -49,7 +49,7 @@ impl From<InvalidConnection> for Malformed {
 /// A request's head, and what it says about the rest of the connection.
 #[derive(Debug)]
 pub(super) struct ReceivedRequest {
-    pub(super) head: RequestHead,
+    pub(super) head: Box<RequestHead>,
     pub(super) body: Decoder,
     pub(super) upgrade: Option<Bytes>,
     pub(super) expects_continue: bool,
@@ -97,27 +97,9 @@ impl Progress {
     }
 }
 
-/// Byte ranges of a field's name and value in the head.
-struct Line {
-    name: Range<u32>,
-    value: Range<u32>,
-}
-
-type Lines = SmallVec<[Line; 32]>;
-
 fn place(base: &[u8], part: &[u8]) -> Range<u32> {
     let start = (part.as_ptr() as usize - base.as_ptr() as usize) as u32;
     start..start + part.len() as u32
-}
-
-/// The lines that are kept, pointing into the head.
-fn headers(raw: Bytes, lines: &[Line]) -> Headers {
-    let mut headers = Headers::received(raw);
-    // And a few that are added on the way.
-    headers.reserve(lines.len() + 6);
-    let range = |r: &Range<u32>| r.start as usize..r.end as usize;
-    lines.iter().for_each(|line| headers.push_raw(range(&line.name), range(&line.value)));
-    headers
 }
 
 /// Takes the head off the input.
@@ -203,16 +185,20 @@ pub(super) fn request(
         _ => return Err(Malformed("not a method").into()),
     };
 
-    let mut lines = Lines::new();
+    let mut places = Places::with_capacity(parsed.headers.len());
     let mut fields = Fields::default();
     let mut host = None;
+    // Most heads have neither, anywhere: which field it is in need not be asked.
+    let obs_text = head.iter().fold(0, |all, byte| all | byte) > 0x7f;
+    let underscore = memchr::memchr(b'_', head).is_some();
     for header in parsed.headers.iter() {
         let (name, value) = (header.name.as_bytes(), header.value);
-        if !settings.allow_obs_text && !value.is_ascii() {
+        if obs_text && !settings.allow_obs_text && !value.is_ascii() {
             return Err(Malformed("a field value with bytes above 0x7F").into());
         }
-        let keep = match names::own(name) {
-            None => memchr::memchr(b'_', name).is_none() || keep_underscore(name, settings)?,
+        let own = names::own(name);
+        let keep = match own {
+            None => !underscore || !name.contains(&b'_') || keep_underscore(name, settings)?,
             Some(Own::Host) => {
                 if host.replace(place(head, value)).is_some() {
                     return Err(Malformed("more than one Host").into());
@@ -233,7 +219,7 @@ pub(super) fn request(
             Some(own) => fields.read(own, value, head)?,
         };
         if keep {
-            lines.push(Line { name: place(head, name), value: place(head, value) });
+            places.push(head, place(head, name), place(head, value), own.is_none());
         }
     }
     let body = fields.framing(version == Version::Http11, settings.max_headers)?.unwrap_or(Decoder::Done);
@@ -256,13 +242,13 @@ pub(super) fn request(
 
     let may_upgrade = version == Version::Http11 && fields.options.upgrade && body.is_done();
     let upgrade = fields.upgrade.filter(|_| may_upgrade).map(slice).filter(|p| is_foreign_protocol(p));
-    let mut headers = headers(raw.clone(), &lines);
+    let mut headers = Headers::received(raw.clone(), places);
     fields.options.strip(&mut headers);
     if fields.te_trailers {
         headers.append("TE", "trailers");
     }
     let keep_alive = !fields.options.close && (version == Version::Http11 || fields.options.keep_alive);
-    let head = RequestHead { method, scheme, authority, target: target.target, version, headers };
+    let head = Box::new(RequestHead { method, scheme, authority, target: target.target, version, headers });
     let expects_continue = fields.expects_continue && !body.is_done();
     Ok(Some(ReceivedRequest { head, body, upgrade, expects_continue, keep_alive }))
 }
@@ -305,18 +291,19 @@ pub(super) fn response(
     // Status codes end at 599 (RFC 9110 section 15).
     let status = status.filter(|s| s.as_u16() < 600).ok_or(Malformed("not a status"))?;
 
-    let mut lines = Lines::new();
+    let mut places = Places::with_capacity(parsed.headers.len());
     let mut fields = Fields::default();
     let without_body = to_head || status == StatusCode::NOT_MODIFIED;
     for header in parsed.headers.iter() {
         let (name, value) = (header.name.as_bytes(), header.value);
-        let keep = match names::own(name) {
+        let own = names::own(name);
+        let keep = match own {
             None | Some(Own::Host | Own::Expect) => true,
             Some(Own::Upgrade) => status == StatusCode::SWITCHING_PROTOCOLS,
             Some(own) => fields.read(own, value, head)? || (without_body && own == Own::ContentLength),
         };
         if keep {
-            lines.push(Line { name: place(head, name), value: place(head, value) });
+            places.push(head, place(head, name), place(head, value), own.is_none());
         }
     }
     // Also where no body can follow: what contradicts itself is not to be trusted.
@@ -335,7 +322,7 @@ pub(super) fn response(
         StatusCode::NOT_MODIFIED => fields.chunked,
         _ => false,
     };
-    let mut headers = headers(take_head(input, len), &lines);
+    let mut headers = Headers::received(take_head(input, len), places);
     fields.options.strip(&mut headers);
     let keep_alive = !fields.options.close
         && !contradictory
@@ -355,11 +342,11 @@ pub(super) fn fields(raw: Bytes, max_headers: usize) -> Result<Headers, Malforme
     if !raw.ends_with(b"\r\n\r\n") || !ends_in_crlf(&raw, parsed.get(1..).unwrap_or_default()) {
         return Err(Malformed("a bare line feed in the trailer section"));
     }
-    let lines: Lines = parsed
-        .iter()
-        .map(|field| Line { name: place(&raw, field.name.as_bytes()), value: place(&raw, field.value) })
-        .collect();
-    Ok(headers(raw, &lines))
+    let mut places = Places::with_capacity(parsed.len());
+    for field in parsed {
+        places.push(&raw, place(&raw, field.name.as_bytes()), place(&raw, field.value), false);
+    }
+    Ok(Headers::received(raw, places))
 }
 
 /// What the fields that are the engine's own say.

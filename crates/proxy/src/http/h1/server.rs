@@ -121,7 +121,6 @@ struct Server<I, S> {
 }
 
 /// What came of waiting for a request.
-#[expect(clippy::large_enum_variant, reason = "it is moved at once, into what serves the request")]
 enum Next {
     Request(ReceivedRequest),
     Refused(Refusal),

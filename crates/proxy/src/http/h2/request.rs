@@ -14,7 +14,7 @@ pub(super) type Outcome = Result<Received, (FaultKind, &'static str)>;
 
 /// A request's head as it came.
 pub(super) struct Received {
-    pub(super) head: RequestHead,
+    pub(super) head: Box<RequestHead>,
     pub(super) expects_continue: bool,
     pub(super) content_length: Option<u64>,
 }
@@ -50,7 +50,7 @@ pub(super) fn receive(fields: Fields, secure: bool, limits: &Limits) -> Outcome 
     }
     let scheme = if secure { Scheme::Https } else { Scheme::Http };
     let (version, headers) = (Version::Http2, fields.headers);
-    let head = RequestHead { method, scheme, authority, target, version, headers };
+    let head = Box::new(RequestHead { method, scheme, authority, target, version, headers });
     Ok(Received { head, expects_continue: fields.expect.is_some(), content_length })
 }
 

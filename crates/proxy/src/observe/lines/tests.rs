@@ -17,14 +17,14 @@ use crate::observe::session::Spoken;
 pub(in crate::observe) fn request(headers: Headers) -> Request {
     let address = "192.0.2.1:5".parse().unwrap();
     Request {
-        head: RequestHead {
+        head: Box::new(RequestHead {
             method: Method::GET,
             scheme: Scheme::Https,
             authority: Authority::parse(Bytes::from_static(b"a.example")).unwrap(),
             target: Target::new(Bytes::from_static(b"/x?y")),
             version: Version::Http11,
             headers,
-        },
+        }),
         body: Body::Empty,
         upgrade: None,
         expects_continue: false,
@@ -192,7 +192,7 @@ proptest! {
         (status, sent, received, tries) in
             (proptest::option::of(100..600_u16), any::<u64>(), any::<u64>(), any::<u32>()),
         (detail, name) in (proptest::option::of(any::<String>()), proptest::option::of(any::<String>())),
-        (target, id, agent) in (any::<Vec<u8>>(), any::<Vec<u8>>(), proptest::option::of(any::<Vec<u8>>())),
+        (target, id, agent) in (any::<String>(), any::<Vec<u8>>(), proptest::option::of(any::<Vec<u8>>())),
     ) {
         let mut request = request(Headers::default());
         request.head.target = Target::new(target.clone().into());
@@ -223,7 +223,7 @@ proptest! {
         let format = format_description!(
             "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
         );
-        let (path, id) = (String::from_utf8_lossy(&target), String::from_utf8_lossy(&id));
+        let id = String::from_utf8_lossy(&id);
         let shown = agent.as_deref().map(String::from_utf8_lossy);
         let want = Line {
             time: OffsetDateTime::from(at).format(format).unwrap(),
@@ -231,7 +231,7 @@ proptest! {
             method: "GET",
             scheme: "https",
             host: "a.example",
-            path: &path,
+            path: &target,
             protocol: "HTTP/1.1",
             status,
             sent,

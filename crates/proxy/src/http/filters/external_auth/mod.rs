@@ -126,7 +126,7 @@ impl ExternalAuth {
             begun: None,
             retries: Retries::new(Some(&once_more), &::http::Method::GET),
             stick: None,
-            head,
+            head: Box::new(head),
             body: Inbound::Whole(body),
             upgrade: None,
             expects_continue: false,
