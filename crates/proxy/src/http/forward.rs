@@ -165,11 +165,7 @@ impl Forward<'_> {
     }
 
     fn protocol(&self, fresh: bool) -> Protocol {
-        let h2 = match (self.backend.protocol(), self.kind) {
-            (BackendProtocol::H2c, _) | (_, RuleKind::Grpc) => true,
-            (BackendProtocol::Unspecified | BackendProtocol::Http1, RuleKind::Http) => false,
-        };
-        match h2 {
+        match over_h2(self.backend, self.kind) {
             true => Protocol::H2,
             // A tunnel never comes back, so it takes none of those that would.
             false if fresh || self.upgrade.is_some() => Protocol::H1Fresh,
@@ -246,6 +242,14 @@ impl Forward<'_> {
             }
             Err(fault) => Err(SendError { fault, progress: Progress::Unsent }),
         }
+    }
+}
+
+/// Whether requests of such a rule go to the backend over HTTP/2.
+pub(crate) fn over_h2(backend: &Backend, kind: RuleKind) -> bool {
+    match (backend.protocol(), kind) {
+        (BackendProtocol::H2c, _) | (_, RuleKind::Grpc) => true,
+        (BackendProtocol::Unspecified | BackendProtocol::Http1, RuleKind::Http) => false,
     }
 }
 

@@ -17,7 +17,7 @@ use portway_plan::RuleKind;
 use super::filters::{
     Effects, ExternalAuth, Filters, ForwardingHeaders, MatchContext, Question, Refusal, Stop,
 };
-use super::forward::Forward;
+use super::forward::{Forward, over_h2};
 use super::h1::Answer;
 use super::inbound::Inbound;
 use super::retry::Retries;
@@ -199,12 +199,14 @@ impl Gateway {
         let Rest { mut head, body, upgrade, expects_continue, informational, connection, grpc } = rest;
         let plan = rule.plan();
         let retries = Retries::new(plan.retry.as_ref(), &head.method);
-        if retries.wants_replay() {
-            body.keep(self.pools.limits().replay_buffer);
-        }
         let share = rule.choose().ok_or_else(|| Fault::new(FaultKind::InvalidRoute, "no backends"))?;
         let backend = share.backend.ok_or_else(|| Fault::new(FaultKind::InvalidRoute, &share.plan.path))?;
         exchange.set_backend(backend.metrics());
+        // Over HTTP/2 a request of any method can turn out to be unprocessed after its body went out (RFC 9113
+        // section 8.7).
+        if retries.wants_replay() || over_h2(backend, plan.kind) {
+            body.keep(self.pools.limits().replay_buffer);
+        }
         self.mirror(plan.kind, &head, &body, effects);
         if !share.filters.is_empty() {
             let mut passing = Passing {
