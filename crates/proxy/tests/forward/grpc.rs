@@ -24,14 +24,14 @@ use tokio::task::spawn_local;
 use crate::gateway::{Harness, Setup, run, run_within};
 
 /// An HTTP/2 origin: requests as `act` serves them, each in a task of its own.
-struct Origin {
-    address: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
     accepted: Rc<Cell<usize>>,
 }
 
-type Exchange = (http::Request<RecvStream>, SendResponse<Bytes>);
+pub(crate) type Exchange = (http::Request<RecvStream>, SendResponse<Bytes>);
 
-async fn origin<F>(streams: u32, act: impl Fn(Exchange) -> F + 'static) -> Origin
+pub(crate) async fn origin<F>(streams: u32, act: impl Fn(Exchange) -> F + 'static) -> Origin
 where
     F: Future<Output = ()> + 'static,
 {
@@ -69,7 +69,7 @@ fn trailers(status: &'static str) -> HeaderMap {
 }
 
 /// Answers at once and sends every piece back as it comes; then the trailers.
-async fn echo((request, mut respond): Exchange) {
+pub(crate) async fn echo((request, mut respond): Exchange) {
     let mut send = respond.send_response(grpc_head(), false).expect("send");
     let mut body = request.into_body();
     while let Some(Ok(data)) = body.data().await {
@@ -128,7 +128,7 @@ fn fed() -> (Feed, Body) {
 }
 
 /// A gRPC request as the engine of HTTP/2 hands it over.
-fn call(body: Body, extra: &[(&'static str, &'static str)]) -> Request {
+pub(crate) fn call(body: Body, extra: &[(&'static str, &'static str)]) -> Request {
     let mut headers = Headers::from([("content-type", "application/grpc"), ("te", "trailers")]);
     extra.iter().for_each(|(name, value)| headers.append(*name, *value));
     Request {
@@ -152,7 +152,7 @@ fn call(body: Body, extra: &[(&'static str, &'static str)]) -> Request {
     }
 }
 
-fn setup(address: SocketAddr) -> Setup {
+pub(crate) fn setup(address: SocketAddr) -> Setup {
     Setup { kind: RuleKind::Grpc, ..Setup::to(&[address]) }
 }
 
@@ -421,7 +421,7 @@ fn a_client_of_http_1_reaches_a_backend_of_http_2() {
 }
 
 /// A call over the wire: what to send on, and its response.
-async fn wire_call(
+pub(crate) async fn wire_call(
     send: &h2::client::SendRequest<Bytes>,
 ) -> (h2::SendStream<Bytes>, h2::client::ResponseFuture) {
     let request = http::Request::post("http://grpc.example.com/pkg.Service/Method")

@@ -3,6 +3,7 @@
 mod balance;
 mod gateway;
 mod grpc;
+mod hostile;
 mod origins;
 mod retries;
 mod streaming;

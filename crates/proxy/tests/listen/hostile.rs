@@ -139,6 +139,15 @@ async fn endless_continuation() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn goodbyes_without_end() -> anyhow::Result<()> {
+    let (_origin, _proxy, address) = plain().await?;
+    let goodbyes = std::iter::repeat_n(frame(GOAWAY, 0, 0, &[0; 8]).repeat(100), 10_000);
+    let (sent, _) = attack(raw(address).await?, goodbyes).await?;
+    assert!(sent < 16 << 20, "{sent} bytes were taken");
+    still_serves(address).await
+}
+
+#[tokio::test]
 async fn header_bomb() -> anyhow::Result<()> {
     let (origin, _proxy, address) = plain().await?;
     // Puts a field of 2 KiB into the table, then names it 4,000 times: 8 MiB of headers in 6 KiB.

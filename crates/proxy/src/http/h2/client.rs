@@ -178,6 +178,7 @@ where
 {
     let mut tick = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
     let mut heard = 0;
+    let mut offer = (0, false);
     poll_fn(|cx| {
         loop {
             while tick.poll_tick(cx).is_ready() {
@@ -191,7 +192,13 @@ where
                 }
             }
             match wire::poll_step(&mut io, &mux, cx) {
-                Poll::Ready(Step::Received) => {}
+                Poll::Ready(Step::Received) => {
+                    let now = (mux.borrow().peer_streams, mux.borrow().left);
+                    if std::mem::replace(&mut offer, now) != now {
+                        // Those who wait may find room here, or open another connection.
+                        room.notify_waiters();
+                    }
+                }
                 Poll::Ready(Step::Ended) => return Poll::Ready(()),
                 // Whoever else holds it has requests on it, or may send some.
                 Poll::Pending if Rc::strong_count(&mux) == 1 => return Poll::Ready(()),

@@ -16,7 +16,7 @@ const BY_REFERENCE: usize = 4096;
 /// Reads of this size and more are shared by what was in them.
 const SHARED: usize = 8 * 1024;
 /// 1xx responses ahead of a final one.
-const MAX_INTERIM: usize = 32;
+const MAX_INTERIM: u8 = 32;
 /// Frames that move nothing, one after another.
 const MAX_IDLE_FRAMES: usize = 10_000;
 
@@ -139,9 +139,12 @@ impl Mux {
         }
     }
 
-    /// Whether we have reset that stream a while ago, so that the peer may not know yet; `None`: not lately.
+    /// Whether we have reset that stream a while ago, so that the peer may not know yet; `None`: it was never
+    /// opened, or ended long ago. A client cancels any number of streams while the answer to the first is on
+    /// its way (RFC 9113 section 5.1), so what comes on one that it has forgotten is no error.
     fn was_reset(&self, id: u32) -> Option<bool> {
-        self.recent.iter().rev().find(|(recent, _)| *recent == id).map(|(_, reset)| *reset)
+        let known = self.recent.iter().rev().find(|(recent, _)| *recent == id).map(|(_, reset)| *reset);
+        known.or_else(|| self.is_own(id).then_some(true))
     }
 
     fn data(&mut self, head: FrameHead, payload: &[u8], shared: Option<&Bytes>) -> Outcome {
@@ -354,9 +357,10 @@ impl Mux {
             Some(head) if head.status.is_informational() => {
                 if end {
                     malformed("an interim response that ends the stream")
-                } else if stream.interim.len() == MAX_INTERIM {
+                } else if stream.interims == MAX_INTERIM {
                     Err((Reason::ENHANCE_YOUR_CALM, "too many interim responses"))
                 } else {
+                    stream.interims += 1;
                     stream.interim.push_back(head);
                     Ok(())
                 }
@@ -534,6 +538,7 @@ impl Mux {
             return Err(size("GOAWAY of a wrong size"));
         };
         self.left = true;
+        self.idle_frame()?;
         if self.config.role == Role::Client {
             let behind = |stream: &Stream| stream.id > last & MAX_STREAM;
             let keys = self.streams.iter().filter(|(_, s)| behind(s)).map(|(key, _)| key);

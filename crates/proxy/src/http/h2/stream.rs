@@ -64,6 +64,8 @@ pub(super) struct Stream {
     /// The head of the response, until it is taken; and those of 1xx responses before it.
     pub(super) head: Option<Box<Answered>>,
     pub(super) interim: VecDeque<ResponseHead>,
+    /// How many of those there were.
+    pub(super) interims: u8,
     /// What has come of the body, in order: then `small`.
     pub(super) queue: VecDeque<Bytes>,
     pub(super) small: BytesMut,
