@@ -2,11 +2,12 @@
 //!
 //! A connection has a task, which reads frames and writes what waits (`wire`); its streams are other tasks
 //! of the same thread ([`server`], [`client`]). They meet in the connection's state (`mux`; what comes is in
-//! `receive`, what goes out in `send`), without locks. Heads are checked while they are decoded
+//! `receive` and `control`, what goes out in `send`), without locks. Heads are checked while they are decoded
 //! ([`hpack`], `fields`) and become the same [`Headers`](crate::http::Headers) as those of HTTP/1.1.
 
 mod body;
 pub mod client;
+mod control;
 mod fields;
 mod frame;
 pub mod hpack;
