@@ -53,8 +53,8 @@ pub struct Http2Limits {
     pub frame_bytes: u32,
     /// Bytes of responses that wait for the client, of all streams of a connection. 128 KiB.
     pub send_buffer: usize,
-    /// Streams that the proxy had to reset because of the client's errors, over the life of the connection;
-    /// more end it with ENHANCE_YOUR_CALM (CVE-2025-8671). 256.
+    /// Streams that the proxy had to reset because of the client's errors, beyond those that it has answered;
+    /// more end the connection with ENHANCE_YOUR_CALM (CVE-2025-8671). 256.
     pub own_resets: usize,
     /// How long a connection without streams stays open. 5 min.
     pub idle_timeout: Duration,

@@ -27,6 +27,7 @@ pub(crate) const HEADERS: u8 = 1;
 pub(crate) const RESET: u8 = 3;
 pub(crate) const SET: u8 = 4;
 pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW: u8 = 8;
 
 /// Their flags.
@@ -77,21 +78,23 @@ pub(crate) struct Peer {
 impl Peer {
     /// A client of a server with such a handler.
     pub(crate) async fn client(handler: impl Handler + 'static) -> Self {
-        Self::client_within(handler, Limits::default()).await
+        let mut peer = Self::beginning(handler).await;
+        peer.frame(SET, ACK, 0, b"").await;
+        peer
     }
 
-    /// A client of a server with such limits.
-    pub(crate) async fn client_within(handler: impl Handler + 'static, limits: Limits) -> Self {
+    /// The same, before it has seen the server's SETTINGS.
+    pub(crate) async fn beginning(handler: impl Handler + 'static) -> Self {
         let (ours, theirs) = tokio::io::duplex(4 << 20);
         spawn_local(async move {
-            let limits = Rc::new(limits);
+            let limits = Rc::new(Limits::default());
             let recorder = Rc::new(Recorder::detached());
-            let settings = server::Settings { limits: &limits, recorder, drain: Drain::default().watch() };
+            let drain = Drain::default();
+            let settings = server::Settings { limits: &limits, recorder, drain: drain.watch() };
             server::serve(theirs, Bytes::new(), connection(), Rc::new(handler), settings).await;
         });
         let mut peer = Self::on(ours);
         peer.send(PREFACE).await;
-        peer.send(&frame(SET, ACK, 0, b"")).await;
         peer
     }
 
@@ -103,7 +106,7 @@ impl Peer {
         let mut preface = [0; 24];
         peer.io.read_exact(&mut preface).await.expect("a preface");
         peer.send(SETTINGS).await;
-        peer.send(&frame(SET, ACK, 0, b"")).await;
+        peer.frame(SET, ACK, 0, b"").await;
         peer.barrier().await;
         (peer, Rc::new(client))
     }

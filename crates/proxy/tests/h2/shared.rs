@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
+use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::Answer;
 use portway_proxy::http::h2::client::Client;
 use portway_proxy::http::{Body, Version};
@@ -118,5 +119,26 @@ fn those_who_are_not_to_send_get_no_window() {
         for mut answer in answers {
             assert_eq!(drained(&mut answer.body).await.0, b"enough");
         }
+    });
+}
+
+/// A request that is answered with a head that ends the stream.
+async fn asked(peer: &mut Peer, client: &Client, stream: u32, head: &[u8]) -> Result<(), FaultKind> {
+    let answering = async {
+        peer.until(HEADERS, stream).await;
+        peer.frame(HEADERS, WHOLE | END, stream, head).await;
+    };
+    tokio::join!(get(client), answering).0.map(drop)
+}
+
+#[test]
+fn a_backend_with_many_malformed_answers_keeps_its_connection() {
+    run(async {
+        let (mut peer, client) = Peer::backend().await;
+        for n in 0..1_100 {
+            let got = asked(&mut peer, &client, 1 + 2 * n, b"\x82").await;
+            assert_eq!(got, Err(FaultKind::UpstreamProtocol));
+        }
+        assert_eq!(asked(&mut peer, &client, 2_201, OK).await, Ok(()));
     });
 }

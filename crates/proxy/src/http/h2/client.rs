@@ -34,7 +34,8 @@ const CONFIG: Config = Config {
     frame_bytes: 16 * 1024,
     streams: 0,
     bounds: Bounds { bytes: 64 * 1024, lines: 256 },
-    own_resets: 1024,
+    // Each is a request of ours; malformed answers to some must not end the connection for the others.
+    own_resets: usize::MAX,
     send_buffer: 128 * 1024,
 };
 /// A connection with streams is asked this often whether it lives, and must answer within that time.

@@ -21,10 +21,9 @@ impl Mux {
             return Err(protocol("RST_STREAM for no stream"));
         }
         match self.ids.get(&head.stream) {
-            Some(&key) if !self.streams[key].closed => self.break_stream(key, Broken::Reset(reason)),
-            _ => self.idle_frame()?,
+            Some(&key) if !self.streams[key].closed => self.cancel(key, reason),
+            _ => self.idle_frame(),
         }
-        Ok(())
     }
 
     pub(super) fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Outcome {

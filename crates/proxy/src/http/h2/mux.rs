@@ -22,8 +22,12 @@ use crate::ids::IdHasher;
 
 /// Bytes of SETTINGS_HEADER_TABLE_SIZE: the default, which we do not change.
 const TABLE: usize = 4096;
-/// Streams that have ended and of which it is still known how: the peer may not have heard of it.
+/// Streams that have ended, and as many that we have reset, of which that is still known: the peer may not have
+/// heard of it.
 const RECENT: usize = 256;
+/// Streams that a client may cancel before their answer beyond those that have one; then the connection is
+/// ended (CVE-2023-44487).
+const CANCELLED: usize = 256;
 /// Answers to frames of the peer's may wait beyond the bodies; then nothing more is read until it reads.
 const REPLIES: usize = 64 * 1024;
 
@@ -51,7 +55,7 @@ pub(super) struct Config {
     pub(super) streams: u32,
     /// Of heads and trailers.
     pub(super) bounds: Bounds,
-    /// Streams that we may have to reset because of the peer's errors.
+    /// Streams that we may have to reset because of the peer's errors beyond those that we have answered.
     pub(super) own_resets: usize,
     /// Bytes of bodies that wait to be written.
     pub(super) send_buffer: usize,
@@ -75,8 +79,8 @@ pub(super) struct Mux {
     pub(super) ids: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
     /// Streams that count: open, or half closed.
     pub(super) open: usize,
-    /// Streams that have ended lately, and whether we have reset them.
-    pub(super) recent: VecDeque<(u32, bool)>,
+    /// Streams that have ended lately, and those that we have reset.
+    recent: [VecDeque<u32>; 2],
     /// The highest stream that the peer has opened.
     pub(super) last_peer: u32,
     /// The next stream that we open.
@@ -113,6 +117,9 @@ pub(super) struct Mux {
     /// There is more to write, for which the peer has no room.
     pub(super) blocked: bool,
     pub(super) own_resets: usize,
+    /// Requests that we have answered, and those that the client has cancelled before.
+    pub(super) answered: usize,
+    cancelled: usize,
     /// Frames that moved nothing since something was moved last.
     pub(super) idle_frames: usize,
     /// The PINGs that were sent and not answered.
@@ -176,7 +183,7 @@ impl Mux {
             streams: Slab::new(),
             ids: HashMap::default(),
             open: 0,
-            recent: VecDeque::new(),
+            recent: Default::default(),
             last_peer: 0,
             next_own: 1,
             out,
@@ -202,6 +209,8 @@ impl Mux {
             below: None,
             blocked: false,
             own_resets: 0,
+            answered: 0,
+            cancelled: 0,
             idle_frames: 0,
             pings: [false; 2],
             left: false,
@@ -332,6 +341,18 @@ impl Mux {
         self.revoke(key);
     }
 
+    /// The peer has reset a stream. Counted here, where it comes: the streams' tasks do not run before all is
+    /// taken in that has come.
+    pub(super) fn cancel(&mut self, key: usize, reason: Reason) -> Result<(), Violation> {
+        let unanswered = self.config.role == Role::Server && !self.streams[key].head_sent;
+        self.break_stream(key, Broken::Reset(reason));
+        self.cancelled += usize::from(unanswered);
+        if self.cancelled > CANCELLED + self.answered {
+            return Err(Violation(Reason::ENHANCE_YOUR_CALM, "too many requests that are cancelled"));
+        }
+        Ok(())
+    }
+
     /// Resets a stream because of what the peer has done on it. Too many of those end the connection.
     pub(super) fn stream_error(
         &mut self,
@@ -350,7 +371,7 @@ impl Mux {
     pub(super) fn refuse(&mut self, id: u32, reason: Reason) -> Result<(), Violation> {
         frame::put_reset(self.out.tail(), id, reason);
         self.own_resets += 1;
-        if self.own_resets > self.config.own_resets {
+        if self.own_resets > self.config.own_resets.saturating_add(self.answered) {
             return Err(Violation(Reason::ENHANCE_YOUR_CALM, "too many errors"));
         }
         Ok(())
@@ -378,10 +399,22 @@ impl Mux {
 
     /// Remembers how a stream has ended.
     pub(super) fn remember(&mut self, id: u32, reset: bool) {
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
+        let recent = &mut self.recent[usize::from(reset)];
+        if recent.len() == RECENT {
+            recent.pop_front();
         }
-        self.recent.push_back((id, reset));
+        recent.push_back(id);
+    }
+
+    /// Whether we have reset that stream a while ago, so that the peer may not know yet; `None`: it was never
+    /// opened, or ended long ago. A client cancels any number of streams while the answer to the first is on
+    /// its way (RFC 9113 section 5.1), so what comes on one that it has forgotten is no error.
+    pub(super) fn was_reset(&self, id: u32) -> Option<bool> {
+        let [ended, reset] = &self.recent;
+        if reset.contains(&id) {
+            return Some(true);
+        }
+        ended.contains(&id).then_some(false).or_else(|| self.is_own(id).then_some(true))
     }
 
     /// Forgets a stream that nobody handles any more; one that has not ended is reset.

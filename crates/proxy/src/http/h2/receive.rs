@@ -140,14 +140,6 @@ impl Mux {
         }
     }
 
-    /// Whether we have reset that stream a while ago, so that the peer may not know yet; `None`: it was never
-    /// opened, or ended long ago. A client cancels any number of streams while the answer to the first is on
-    /// its way (RFC 9113 section 5.1), so what comes on one that it has forgotten is no error.
-    fn was_reset(&self, id: u32) -> Option<bool> {
-        let known = self.recent.iter().rev().find(|(recent, _)| *recent == id).map(|(_, reset)| *reset);
-        known.or_else(|| self.is_own(id).then_some(true))
-    }
-
     fn data(&mut self, head: FrameHead, payload: &[u8], shared: Option<&Bytes>) -> Outcome {
         if head.stream == 0 || self.is_idle(head.stream) {
             return Err(protocol("DATA for no stream"));
@@ -170,6 +162,7 @@ impl Mux {
             {
                 return Ok(());
             }
+            self.remember(head.stream, true);
             return self.refuse(head.stream, Reason::STREAM_CLOSED);
         };
         let stream = &mut self.streams[key];
@@ -315,10 +308,16 @@ impl Mux {
             return Ok(());
         }
         self.last_peer = id;
-        self.idle_frames = 0;
         let refused = if self.open >= self.config.streams as usize {
+            if !self.settled {
+                // It may not know yet how many there may be: no error of its.
+                self.remember(id, true);
+                frame::put_reset(self.out.tail(), id, Reason::REFUSED_STREAM);
+                return self.idle_frame();
+            }
             Some(Reason::REFUSED_STREAM)
         } else {
+            self.idle_frames = 0;
             let whole = match &fields.method {
                 _ if fields.too_large => true,
                 Some(method) if *method == Method::CONNECT => true,

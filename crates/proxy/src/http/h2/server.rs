@@ -1,6 +1,6 @@
 //! The clients' side of HTTP/2: one task drives a connection, and one more each of its streams.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -39,10 +39,6 @@ pub struct Settings<'a> {
     pub drain: DrainWatch,
 }
 
-/// Streams that a client may cancel before their answer beyond those that it lets end; then the connection
-/// is ended (CVE-2023-44487).
-const CANCELLED: u64 = 256;
-
 /// Serves one connection until its end. `initial` is what has already been read from it.
 pub async fn serve<I, H>(
     mut io: I,
@@ -71,13 +67,7 @@ pub async fn serve<I, H>(
         mux.fail(Broken::Violation(what), Some(reason));
     }
     let mux = Rc::new(RefCell::new(mux));
-    let streams = Rc::new(Streams {
-        recorder,
-        limits: limits.clone(),
-        connection,
-        ended: Cell::default(),
-        cancelled: Cell::default(),
-    });
+    let streams = Rc::new(Streams { recorder, limits: limits.clone(), connection });
     let mut life = Life::new(limits);
     // Dropped with this future, whatever becomes of it: the streams are not to wait for a connection that
     // nobody drives.
@@ -104,10 +94,6 @@ pub async fn serve<I, H>(
                 let stream = Stream::new(&streams, mux, key);
                 tokio::task::spawn_local(stream.serve(fields, handler.clone()));
             }
-            if streams.cancelled.get() > CANCELLED + streams.ended.get() {
-                let broken = Broken::Violation("too many requests that are cancelled");
-                mux.borrow_mut().fail(broken, Some(Reason::ENHANCE_YOUR_CALM));
-            }
         }
     })
     .await;
@@ -132,10 +118,6 @@ struct Streams {
     recorder: Rc<Recorder>,
     limits: Rc<Limits>,
     connection: Rc<Connection>,
-    /// Streams that ended with an answer.
-    ended: Cell<u64>,
-    /// Streams that the client reset before their answer.
-    cancelled: Cell<u64>,
 }
 
 /// Whether the connection is still of use.
@@ -207,7 +189,7 @@ impl Life {
                 self.heard = now;
                 self.idle_since = now;
             }
-            if self.pinged.is_some_and(|at| now - at >= self.ping_timeout && self.heard < at) {
+            if self.pinged.is_some_and(|at| now - at.max(self.heard) >= self.ping_timeout) {
                 return Poll::Ready(());
             }
             let open = !mux.streams.is_empty();
@@ -244,18 +226,12 @@ impl Stream {
     }
 
     async fn serve<H: Handler>(mut self, fields: Fields, handler: Rc<H>) {
-        let answered = AssertUnwindSafe(self.answer(fields, &*handler)).catch_unwind().await;
-        let count = |cell: &Cell<u64>| cell.set(cell.get() + 1);
-        match answered {
-            Ok(Some(())) => count(&self.streams.ended),
-            Ok(None) => count(&self.streams.cancelled),
-            Err(_) => {
-                self.streams.recorder.counts.panics.add(1);
-                let line = &self.sender.0;
-                // Where the head has been sent already, the stream is reset.
-                if !send_head(line, StatusCode::INTERNAL_SERVER_ERROR, &Headers::default(), None, true) {
-                    line.mux.borrow_mut().reset(line, Reason::INTERNAL_ERROR);
-                }
+        if AssertUnwindSafe(self.answer(fields, &*handler)).catch_unwind().await.is_err() {
+            self.streams.recorder.counts.panics.add(1);
+            let line = &self.sender.0;
+            // Where the head has been sent already, the stream is reset.
+            if !send_head(line, StatusCode::INTERNAL_SERVER_ERROR, &Headers::default(), None, true) {
+                line.mux.borrow_mut().reset(line, Reason::INTERNAL_ERROR);
             }
         }
     }
@@ -310,7 +286,15 @@ impl Stream {
             }))
         };
         let line = line.clone();
-        let informational = move |head: ResponseHead| send_interim(&line, &head);
+        let informational = move |head: ResponseHead| {
+            let mux = line.mux.borrow();
+            // A client that does not read goes without: nothing else holds back whoever sends them.
+            let has_room = mux.out.len() < mux.config.send_buffer;
+            drop(mux);
+            if has_room {
+                send_interim(&line, &head);
+            }
+        };
         Request {
             head,
             body,
@@ -369,9 +353,10 @@ fn send_interim(line: &Line, head: &ResponseHead) {
 fn send_head(line: &Line, status: StatusCode, headers: &Headers, length: Option<u64>, end: bool) -> bool {
     let mut mux = line.mux.borrow_mut();
     let Some(stream) = mux.stream(line) else { return false };
-    if std::mem::replace(&mut stream.head_sent, true) {
+    if std::mem::replace(&mut stream.head_sent, true) || stream.broken.is_some() {
         return false;
     }
+    mux.answered += 1;
     let encode = |encoder: &mut super::hpack::Encoder, out: &mut BytesMut| {
         encoder.status(status.as_u16(), out);
         fields::encode(headers, encoder, out);
