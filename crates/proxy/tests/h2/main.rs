@@ -1,6 +1,7 @@
 //! The HTTP/2 engine.
 
 mod fuzzed;
+mod living;
 mod peer;
 mod served;
 mod shared;

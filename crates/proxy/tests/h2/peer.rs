@@ -12,7 +12,7 @@ use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::{Answer, SendError};
 use portway_proxy::http::h2::client::{Client, Outgoing};
 use portway_proxy::http::h2::server;
-use portway_proxy::http::{Body, Handler, Version};
+use portway_proxy::http::{Body, Handler, RequestHead, Version};
 use portway_proxy::observe::Recorder;
 use portway_testkit::engine::frames::{PREFACE, SETTINGS, frame};
 use portway_testkit::engine::{connection, head};
@@ -85,22 +85,32 @@ impl Peer {
 
     /// The same, before it has seen the server's SETTINGS.
     pub(crate) async fn beginning(handler: impl Handler + 'static) -> Self {
+        let mut peer = Self::after(handler, Bytes::new());
+        peer.send(PREFACE).await;
+        peer
+    }
+
+    /// A client that has said so much before its connection is served.
+    pub(crate) fn after(handler: impl Handler + 'static, initial: Bytes) -> Self {
         let (ours, theirs) = tokio::io::duplex(4 << 20);
         spawn_local(async move {
             let limits = Rc::new(Limits::default());
             let recorder = Rc::new(Recorder::detached());
             let drain = Drain::default();
             let settings = server::Settings { limits: &limits, recorder, drain: drain.watch() };
-            server::serve(theirs, Bytes::new(), connection(), Rc::new(handler), settings).await;
+            server::serve(theirs, initial, connection(), Rc::new(handler), settings).await;
         });
-        let mut peer = Self::on(ours);
-        peer.send(PREFACE).await;
-        peer
+        Self::on(ours)
     }
 
     /// A backend, and the proxy's connection to it.
     pub(crate) async fn backend() -> (Self, Rc<Client>) {
-        let (ours, theirs) = tokio::io::duplex(4 << 20);
+        Self::backend_over(4 << 20).await
+    }
+
+    /// The same over a connection that holds so many bytes each way.
+    pub(crate) async fn backend_over(bytes: usize) -> (Self, Rc<Client>) {
+        let (ours, theirs) = tokio::io::duplex(bytes);
         let client = Client::begin(theirs, false, Rc::new(Notify::new()));
         let mut peer = Self::on(ours);
         let mut preface = [0; 24];
@@ -199,8 +209,11 @@ pub(crate) async fn ask(
     method: Method,
     body: Body,
 ) -> Result<Answer, SendError> {
-    let mut head = head(method);
-    head.version = version;
+    ask_with(client, RequestHead { version, ..head(method) }, body).await
+}
+
+/// Sends a request with such a head.
+pub(crate) async fn ask_with(client: &Client, head: RequestHead, body: Body) -> Result<Answer, SendError> {
     let endpoint = ([127, 0, 0, 1], 80).into();
     let outgoing = Outgoing { head: &head, endpoint, body, informational: None, hold: Rc::new(()) };
     client.send(outgoing).await

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Reason;
 use super::body::{self, Incoming};
@@ -178,14 +178,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut tick = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
-    let mut heard = 0;
+    // Not two at once after a pause: a PING has to have its time.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut heard, mut taken) = (0, 0);
     let mut offer = (0, false);
     poll_fn(|cx| {
         loop {
             while tick.poll_tick(cx).is_ready() {
                 let mut mux = mux.borrow_mut();
                 mux.idle_frames = 0;
-                let silent = std::mem::replace(&mut heard, mux.received) == mux.received;
+                // A PING waits behind what a slow backend takes.
+                let slow = mux.advances(&mut taken);
+                let silent = std::mem::replace(&mut heard, mux.received) == mux.received && !slow;
                 if silent && mux.pings[Ping::Alive as usize] {
                     mux.fail(Broken::Closed, None);
                 } else if silent && mux.open > 0 {
@@ -215,8 +219,10 @@ where
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // The connection's task sees that nobody is left.
-        self.mux.borrow_mut().stir();
+        // No stream is opened any more: the connection's task ends it with the last one.
+        let mut mux = self.mux.borrow_mut();
+        mux.leaving = Some(mux.last_peer);
+        mux.stir();
     }
 }
 

@@ -53,7 +53,7 @@ impl Mux {
             self.idle_frame()?;
             self.setting(name, value)?;
         }
-        frame::put(self.out.tail(), frame::SETTINGS, frame::ACK, 0, b"");
+        self.reply(frame::SETTINGS, frame::ACK, 0, b"");
         self.wake_openers();
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Mux {
                     }
                     let stream = &mut self.streams[key];
                     stream.send_window += more;
-                    if stream.send_window > MAX_WINDOW {
+                    if stream.send_window + stream.granted as i64 > MAX_WINDOW {
                         return Err(overflow);
                     }
                     self.window_grown(key);
@@ -102,7 +102,7 @@ impl Mux {
         }
         let payload: &[u8; 8] = payload.try_into().map_err(|_| size("PING of a wrong size"))?;
         if !head.has(frame::ACK) {
-            frame::put(self.out.tail(), frame::PING, frame::ACK, 0, payload);
+            self.reply(frame::PING, frame::ACK, 0, payload);
             return self.idle_frame();
         }
         self.idle_frame()?;

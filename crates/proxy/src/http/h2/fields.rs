@@ -232,6 +232,12 @@ impl Taking {
 }
 
 impl Sink for Taking {
+    /// A field of three bytes can be one of four kilobytes in the table: what a block becomes has no bound of
+    /// its own.
+    fn is_full(&self) -> bool {
+        self.size > 4 * self.bounds.bytes
+    }
+
     fn field(&mut self, name: &[u8], value: &[u8]) {
         self.size += name.len() + value.len() + 32;
         self.count += usize::from(name.first() != Some(&b':'));

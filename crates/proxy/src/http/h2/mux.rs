@@ -108,6 +108,8 @@ pub(super) struct Mux {
     pub(super) waiting: VecDeque<(usize, u32)>,
     /// Bytes that were granted to streams and that they have not sent yet.
     pub(super) reserved: usize,
+    /// Bytes of answers to frames that are no part of a message, since the output was last empty.
+    pub(super) replies: usize,
     /// Bytes that have come.
     pub(super) received: u64,
     /// Bytes that have been written.
@@ -127,7 +129,7 @@ pub(super) struct Mux {
     /// The peer has sent GOAWAY; and for which reason, if it is an error.
     pub(super) left: bool,
     pub(super) gone_away: Option<Reason>,
-    /// The last stream of our own GOAWAY.
+    /// The last stream of the peer's that is served: of our own GOAWAY; or none, as nobody needs the backend.
     pub(super) leaving: Option<u32>,
     /// The connection is over; what is in the output still goes out.
     pub(super) dead: Option<Broken>,
@@ -204,6 +206,7 @@ impl Mux {
             accepted: VecDeque::new(),
             waiting: VecDeque::new(),
             reserved: 0,
+            replies: 0,
             received: 0,
             written: 0,
             below: None,
@@ -250,9 +253,21 @@ impl Mux {
         }
     }
 
-    /// Whether more is to be read: not while the peer lets the answers to its own frames pile up.
+    /// Whether more is to be read: not while the peer lets the answers to its own frames pile up. Those to a
+    /// client are all that is sent to it. A backend is read while our requests wait for it: two proxies that
+    /// have filled each other's buffers would wait for each other.
     pub(super) fn reads(&self) -> bool {
-        self.dead.is_none() && self.out.len() < self.config.send_buffer + REPLIES
+        let pile = match self.config.role {
+            Role::Server => self.out.len().saturating_sub(self.config.send_buffer),
+            Role::Client => self.replies,
+        };
+        self.dead.is_none() && pile < REPLIES
+    }
+
+    /// Answers a frame of the peer's that is no part of a message.
+    pub(super) fn reply(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.replies += frame::HEAD + payload.len();
+        frame::put(self.out.tail(), kind, flags, stream, payload);
     }
 
     /// Whether nothing is left to do after a GOAWAY, or because the connection is over.
@@ -369,7 +384,7 @@ impl Mux {
 
     /// Tells the peer that a stream is over because of what it has done.
     pub(super) fn refuse(&mut self, id: u32, reason: Reason) -> Result<(), Violation> {
-        frame::put_reset(self.out.tail(), id, reason);
+        self.reply(frame::RST_STREAM, 0, id, &reason.0.to_be_bytes());
         self.own_resets += 1;
         if self.own_resets > self.config.own_resets.saturating_add(self.answered) {
             return Err(Violation(Reason::ENHANCE_YOUR_CALM, "too many errors"));

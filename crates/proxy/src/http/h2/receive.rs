@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 
 use super::fields::{Fields, Length, Section, Taking};
 use super::frame::{self, FrameHead, HEAD, MAX_STREAM, PREFACE, Reason};
+use super::hpack::Sink as _;
 use super::mux::{Block, Mux, Role, Violation};
 use super::stream::Answered;
 use crate::http::ResponseHead;
@@ -265,7 +266,10 @@ impl Mux {
         // Also of a block that nobody wants: the decoder's table depends on it.
         let mut taking = Taking::new(section, self.config.bounds, block.len());
         let decoded = self.decoder.decode(block, &mut taking);
-        decoded.map_err(|_| Violation(Reason::COMPRESSION_ERROR, "a malformed header block"))?;
+        decoded.map_err(|_| match taking.is_full() {
+            true => Violation(Reason::ENHANCE_YOUR_CALM, "a head that is far too large"),
+            false => Violation(Reason::COMPRESSION_ERROR, "a malformed header block"),
+        })?;
         let fields = taking.finish();
         let end = head.has(frame::END_STREAM);
         let Some(key) = known else {

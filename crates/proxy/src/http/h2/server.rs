@@ -81,10 +81,7 @@ pub async fn serve<I, H>(
             if life.poll_dead(cx, &mut mux.borrow_mut()).is_ready() {
                 return Poll::Ready(());
             }
-            match ready!(wire::poll_step(&mut io, mux, cx)) {
-                Step::Ended => return Poll::Ready(()),
-                Step::Received => {}
-            }
+            // Also of what came before this future was polled, after which nothing more may come.
             loop {
                 let Some((key, fields)) = mux.borrow_mut().accepted.pop_front() else { break };
                 if drain.is_draining() {
@@ -93,6 +90,10 @@ pub async fn serve<I, H>(
                 }
                 let stream = Stream::new(&streams, mux, key);
                 tokio::task::spawn_local(stream.serve(fields, handler.clone()));
+            }
+            match ready!(wire::poll_step(&mut io, mux, cx)) {
+                Step::Ended => return Poll::Ready(()),
+                Step::Received => {}
             }
         }
     })
@@ -131,6 +132,8 @@ struct Life {
     /// Until when the client has to have sent its preface.
     greeting: Instant,
     expires: Option<Instant>,
+    /// When the first GOAWAY was sent.
+    left: Option<Instant>,
     idle_timeout: Duration,
     ping_interval: Duration,
     ping_timeout: Duration,
@@ -153,6 +156,7 @@ impl Life {
             idle_since: now,
             greeting: now + limits.head_timeout,
             expires: http2.max_age.map(age),
+            left: None,
             idle_timeout: http2.idle_timeout,
             ping_interval: http2.ping_interval,
             ping_timeout: http2.ping_timeout,
@@ -163,7 +167,7 @@ impl Life {
     fn leave(&mut self, mux: &mut Mux) {
         if mux.leaving.is_none() {
             mux.leave();
-            self.idle_since = Instant::now();
+            self.left = Some(Instant::now());
         }
     }
 
@@ -200,9 +204,12 @@ impl Life {
                 mux.ping(Ping::Alive);
                 self.pinged = Some(now);
             }
-            if mux.leaving.is_some() {
+            if let Some(left) = self.left {
                 // The client has had its time to answer the first GOAWAY.
-                if !open && now - self.idle_since >= self.ping_timeout {
+                if now - left >= self.ping_timeout {
+                    mux.leave_finally();
+                }
+                if !open && now - left.max(self.idle_since) >= self.ping_timeout {
                     return Poll::Ready(());
                 }
             } else if now - self.idle_since >= self.idle_timeout || self.expires.is_some_and(|at| now >= at) {

@@ -138,7 +138,7 @@ impl Drop for Receiver {
     }
 }
 
-/// The sending half of a stream. Dropped before the end, along with the receiving half: it is reset.
+/// The sending half of a stream. Dropped before the end: it is reset.
 pub(super) struct Sender(pub(super) Line);
 
 impl Drop for Sender {
@@ -149,6 +149,9 @@ impl Drop for Sender {
         stream.writer = None;
         if stream.reader_gone {
             mux.release(self.0.key);
+        } else if !stream.sent_all {
+            // Whoever sent has panicked: the rest will not come.
+            mux.reset(&self.0, Reason::CANCEL);
         }
     }
 }

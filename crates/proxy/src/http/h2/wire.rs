@@ -45,6 +45,9 @@ where
             let (out, written) = (&mut mux.out, &mut mux.written);
             let polled = out.poll_write(io, cx, |n| *written += n as u64);
             mux.blocked = polled.is_pending();
+            if !mux.blocked {
+                mux.replies = 0;
+            }
             if let Poll::Ready(Err(_)) = polled {
                 mux.fail(Broken::Closed, None);
                 return Poll::Ready(Step::Ended);

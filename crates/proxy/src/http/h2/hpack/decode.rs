@@ -8,6 +8,11 @@ use super::{Malformed, huffman};
 pub trait Sink {
     /// One field, in order. Nothing about its characters has been checked.
     fn field(&mut self, name: &[u8], value: &[u8]);
+
+    /// Whether that was far too much, so that the rest is not worth its time.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// The decoding side of a connection.
@@ -32,12 +37,15 @@ impl Decoder {
     /// Decodes one whole header block: all of its fragments, joined.
     ///
     /// # Errors
-    /// When it breaks RFC 7541. The connection cannot go on: what the peer thinks is in the table is not known.
+    /// When it breaks RFC 7541, or is more than `sink` takes. The connection cannot go on: what the peer thinks is in the table is not known.
     pub fn decode(&mut self, block: &[u8], sink: &mut impl Sink) -> Result<(), Malformed> {
         let mut rest = block;
         let block = &mut rest;
         self.resize(block)?;
         while let Some(&first) = block.first() {
+            if sink.is_full() {
+                return Err(Malformed);
+            }
             if first & 0x80 != 0 {
                 let index = integer(block, 7)?;
                 let (name, value) = field(&self.table, index)?;
