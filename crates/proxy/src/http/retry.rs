@@ -4,12 +4,13 @@
 //! |-|-|-|
 //! | an idle connection was closed before it took a byte | at once, free | at once, free |
 //! | an idle connection broke before the answer | idempotent: at once, free | idempotent: at once, free |
+//! | an HTTP/2 connection went away ahead of the request | at once, free, up to five times | the same |
 //! | no connection, or the request was refused unprocessed | `attempts` | once |
 //! | a fresh connection broke before the answer | idempotent: `attempts` | no |
 //! | the try took too long | idempotent or 504 among `codes`: `attempts` | no |
 //! | a status among `codes` | `attempts` | no |
 //!
-//! Free ones happen once per request. `attempts: 0` turns off all but those that sent nothing. Never without
+//! Free ones of an idle connection happen once per request. `attempts: 0` turns off all but those that sent nothing. Never without
 //! the whole body at hand, nor beyond the backend's retry budget, nor past the request's timeout.
 
 use std::time::Duration;
@@ -33,7 +34,13 @@ pub(crate) struct Retries<'a> {
     /// Retries that counted.
     used: u32,
     free_used: bool,
+    /// How often a connection went away ahead of the request.
+    left_behind: u32,
 }
+
+/// A backend that takes a hundred requests from each connection, say, may leave one behind several times
+/// when many are under way; one that takes none must not be asked without end.
+const MOST_LEFT_BEHIND: u32 = 5;
 
 /// What a try came to.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +69,7 @@ pub(crate) struct Again {
 
 impl<'a> Retries<'a> {
     pub(crate) fn new(policy: Option<&'a Retry>, method: &Method) -> Self {
-        Self { policy, idempotent: method.is_idempotent(), used: 0, free_used: false }
+        Self { policy, idempotent: method.is_idempotent(), used: 0, free_used: false, left_behind: 0 }
     }
 
     /// Whether a further try could be needed that sends the body again.
@@ -73,12 +80,19 @@ impl<'a> Retries<'a> {
     /// Whether there is a further try after this outcome, apart from the body and the budget.
     pub(crate) fn next(&mut self, outcome: Outcome) -> Option<Again> {
         let off = self.policy.is_some_and(|policy| policy.attempts == 0);
+        if let Outcome::Failed { progress: Progress::LeftBehind, .. } = outcome
+            && self.left_behind < MOST_LEFT_BEHIND
+        {
+            self.left_behind += 1;
+            return Some(Again { pause: Duration::ZERO, counted: false });
+        }
         if let Outcome::Failed { kind, progress, reused: true } = outcome
             && kind.side() == Side::Upstream
             && kind != FaultKind::UpstreamTimeout
         {
             let safe = match progress {
                 Progress::Unsent => true,
+                Progress::LeftBehind => false,
                 Progress::Unanswered => self.idempotent && !off,
                 Progress::Answered => false,
             };
@@ -105,7 +119,7 @@ impl<'a> Retries<'a> {
                 self.policy.is_some() && (self.idempotent || codes.contains(&504))
             }
             Outcome::Failed { kind: FaultKind::UpstreamClosed, progress, .. } => match progress {
-                Progress::Unsent => true,
+                Progress::Unsent | Progress::LeftBehind => true,
                 Progress::Unanswered => self.policy.is_some() && self.idempotent,
                 Progress::Answered => false,
             },
@@ -152,7 +166,7 @@ mod tests {
     #[test]
     fn the_table() {
         use FaultKind::{Connect, UpstreamClosed, UpstreamProtocol, UpstreamTimeout};
-        use Progress::{Answered, Unanswered, Unsent};
+        use Progress::{Answered, LeftBehind, Unanswered, Unsent};
         let three = policy(&[500, 503], 3, None);
         let with_504 = policy(&[504], 3, None);
         let off = policy(&[500], 0, None);
@@ -168,6 +182,8 @@ mod tests {
             (None, &get, stale(Unanswered), 1),
             (Some(&off), &get, stale(Unanswered), 0),
             (Some(&off), &post, stale(Unsent), 1),
+            (Some(&off), &post, stale(LeftBehind), 5),
+            (None, &post, fresh(LeftBehind), 6),
             (None, &get, fresh(Unanswered), 0),
             (Some(&three), &get, fresh(Unanswered), 3),
             (Some(&three), &post, fresh(Unanswered), 0),

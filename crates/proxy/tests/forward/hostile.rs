@@ -21,6 +21,7 @@ use crate::grpc::{Exchange, call, echo, origin, setup, wire_call};
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// `:status: 200` in HPACK.
@@ -108,6 +109,31 @@ fn a_call_that_was_not_processed_goes_again_with_its_body() {
         let mut body = response.await.expect("a response").into_body();
         assert_eq!(body.data().await.expect("a piece").expect("no error"), "again");
         assert_eq!(count.get(), 2);
+    });
+}
+
+#[test]
+fn a_call_that_is_left_behind_time_and_again_is_not_lost() {
+    run(async {
+        let leaving = Rc::new(Cell::new(4));
+        let address = raw(move |mut raw| {
+            let leaving = leaving.clone();
+            async move {
+                while let Some(stream) = raw.opened().await {
+                    if leaving.get() == 0 {
+                        raw.answer(stream).await;
+                    } else {
+                        leaving.set(leaving.get() - 1);
+                        // NO_ERROR, and no stream was looked at.
+                        raw.send(GOAWAY, 0, 0, &[0; 8]).await;
+                    }
+                }
+            }
+        })
+        .await;
+        let gateway = Harness::start(&setup(address)).await;
+        let response = gateway.handle(call(Body::Empty, &[])).await;
+        assert_eq!(response.head.headers.get("grpc-status"), None);
     });
 }
 

@@ -80,8 +80,11 @@ pub struct SendError {
 /// How far a request had got when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Not one byte was written: it is safe to send it elsewhere.
+    /// Not one byte was written, or the backend has refused it unprocessed: it is safe to send it elsewhere.
     Unsent,
+    /// The connection ends as they all do, and the backend has not looked at the request (HTTP/2's GOAWAY):
+    /// it is safe to send it elsewhere, and nothing is wrong with the backend.
+    LeftBehind,
     /// Written in part or whole, and the connection ended or broke before one byte of an answer. On a
     /// connection that had been idle the backend has most likely closed it before it came: idempotent
     /// requests may be sent again (RFC 9110 section 9.2.2).

@@ -126,7 +126,10 @@ impl Client {
         fields::check(&head.headers).map_err(unsent)?;
         let counted = Counted::new(&self.state);
         // Going away, or gone, since it was taken from the pool.
-        let gone = |broken| unsent(Fault::new(FaultKind::UpstreamClosed, broken));
+        let gone = |broken| SendError {
+            fault: Fault::new(FaultKind::UpstreamClosed, broken),
+            progress: if broken == Broken::LeftBehind { Progress::LeftBehind } else { Progress::Unsent },
+        };
         let key = poll_fn(|cx| self.mux.borrow_mut().poll_open(cx)).await.map_err(gone)?;
         let id = self.mux.borrow().streams[key].id;
         let line = Line { mux: self.mux.clone(), key, id };
@@ -300,7 +303,8 @@ async fn run(sender: Sender, mut body: Body, failed: Failed, _hold: Rc<dyn Any>)
 fn progress(broken: Broken) -> Progress {
     match broken {
         // RFC 9113 sections 6.8 and 8.7: not processed, safe to send again.
-        Broken::Reset(Reason::REFUSED_STREAM) | Broken::LeftBehind => Progress::Unsent,
+        Broken::Reset(Reason::REFUSED_STREAM) => Progress::Unsent,
+        Broken::LeftBehind => Progress::LeftBehind,
         _ => Progress::Unanswered,
     }
 }
