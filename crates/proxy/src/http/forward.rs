@@ -20,7 +20,7 @@ use super::reply::is_grpc;
 use super::retry::{Outcome, Retries};
 use super::session::Stick;
 use super::{Body, BodySource, Frame, Informational, RequestHead, Tunnel, Version, h2};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, FaultKind, Side};
 use crate::observe::Exchange;
 use crate::upstream::{Backend, Connection, EndpointId, Lease, Pools, Protocol, Retrying};
 
@@ -103,7 +103,11 @@ impl Forward<'_> {
                     exchange.end_try(now.into_std(), took, Ok(answer.head.status));
                     (Outcome::Status(answer.head.status), Ok(answer))
                 }
-                Err(SendError { fault, progress }) => {
+                Err(SendError { mut fault, progress }) => {
+                    // A backend that keeps the same time (gRPC) may end the stream before our timer fires.
+                    if is_past(&deadline, now) && fault.kind.side() == Side::Upstream {
+                        fault = FaultKind::UpstreamTimeout.into();
+                    }
                     if let Some(stick) = self.stick.filter(|_| fault.kind == FaultKind::Connect) {
                         stick.preferred.set(None);
                     }
@@ -111,8 +115,7 @@ impl Forward<'_> {
                     (Outcome::Failed { kind: fault.kind, progress, reused }, Err(fault))
                 }
             };
-            let over = deadline.as_ref().is_some_and(|whole| whole.is_elapsed());
-            if !over
+            if !is_past(&deadline, now)
                 && let Some((pause, taken)) = self.again(outcome, deadline.as_ref().map(|d| d.deadline()))
             {
                 // The answer that is not taken is cut; the connection with it, unless it has ended.
@@ -253,6 +256,10 @@ pub(crate) fn over_h2(backend: &Backend, kind: RuleKind) -> bool {
     }
 }
 
+fn is_past(deadline: &Deadline, now: Instant) -> bool {
+    deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= now)
+}
+
 fn poll_deadline(deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<()> {
     match deadline {
         Some(sleep) => sleep.as_mut().poll(cx),
@@ -314,7 +321,14 @@ impl BodySource for LimitedBody {
             Poll::Pending => true,
             Poll::Ready(frame) => matches!(frame, Some(Ok(_))) && self.body.remaining() != Some(0),
         };
-        let late = more && self.limited.deadlines.iter_mut().any(|d| poll_deadline(d, cx).is_ready());
+        let mut late = more && self.limited.deadlines.iter_mut().any(|d| poll_deadline(d, cx).is_ready());
+        if let Poll::Ready(Some(Err(fault))) = &polled
+            && fault.kind.side() == Side::Upstream
+        {
+            // As in `Forward::send`.
+            let now = Instant::now();
+            late |= self.limited.deadlines.iter().any(|deadline| is_past(deadline, now));
+        }
         if polled.is_ready() && !late {
             return polled;
         }
@@ -398,13 +412,26 @@ mod tests {
         (Pools::new(0, Limits::default(), backends.departures()), backend)
     }
 
-    async fn limited(timeout: Option<Duration>) -> (Body, Rc<Lease>) {
+    /// A body that a backend resets.
+    struct Reset;
+
+    impl BodySource for Reset {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+            Poll::Ready(Some(Err(FaultKind::UpstreamClosed.into())))
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    async fn limited(source: impl BodySource + 'static, timeout: Option<Duration>) -> (Body, Rc<Lease>) {
         let (pools, backend) = upstream();
         let lease = pools.lease(&backend, None, None, None).await.expect("an endpoint");
         let deadline = timeout.map(|timeout| Box::pin(sleep_until(Instant::now() + timeout)));
         let limited = Limited { lease: lease.clone(), deadlines: [None, deadline], _budget: None };
         let head = super::super::ResponseHead { status: http::StatusCode::OK, headers: Default::default() };
-        let answer = Answer { head, body: Body::Stream(Box::new(Endless)), tunnel: None };
+        let answer = Answer { head, body: Body::Stream(Box::new(source)), tunnel: None };
         // Lives on as a worker's pools do.
         tokio::task::spawn_local(async move {
             let _pools = pools;
@@ -416,7 +443,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn time_passes_for_a_backend_that_always_has_more() {
         let test = async {
-            let (mut body, _lease) = limited(Some(Duration::from_secs(10))).await;
+            let (mut body, _lease) = limited(Endless, Some(Duration::from_secs(10))).await;
             tokio::time::sleep(Duration::from_secs(9)).await;
             assert!(matches!(body.frame().await, Some(Ok(_))));
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -427,9 +454,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_backend_that_keeps_the_same_time_does_not_hide_that_it_is_over() {
+        let test = async {
+            for (timeout, want) in [(0, FaultKind::UpstreamTimeout), (10, FaultKind::UpstreamClosed)] {
+                let (mut body, _lease) = limited(Reset, Some(Duration::from_secs(timeout))).await;
+                let fault = body.frame().await.and_then(Result::err).expect("a fault");
+                assert_eq!(fault.kind, want);
+            }
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_long_does_not_make_the_backend_silent() {
         let test = async {
-            let (mut body, lease) = limited(None).await;
+            let (mut body, lease) = limited(Endless, None).await;
             tokio::time::sleep(Duration::from_secs(400)).await;
             assert!(matches!(body.frame().await, Some(Ok(_))));
             // What the body asks when it next has to wait for the backend.
