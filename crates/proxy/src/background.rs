@@ -1,10 +1,18 @@
 //! A thread with a runtime for all that is not on the request path: the admin server, the export of traces,
-//! the resolution of names, the end of ticket keys.
+//! the resolution of names, the end of ticket keys, the memory of what has run once.
 
+use std::sync::Arc;
+use std::time::Duration;
 use std::{io, thread};
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout};
+
+/// How long there must have been no new configuration.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Memory is given back at most this often, since what serves requests has to come back each time.
+const PAUSE: Duration = Duration::from_secs(600);
 
 /// The thread; ends when this is dropped.
 pub(crate) struct Background {
@@ -30,6 +38,20 @@ impl Background {
     /// Where to spawn tasks.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+}
+
+/// Gives the memory back that holds the text of what has run to take configurations over, each time that one
+/// has been applied and none follows.
+pub(crate) async fn tidy_after(applied: Arc<Notify>) {
+    loop {
+        applied.notified().await;
+        while timeout(SETTLED, applied.notified()).await.is_ok() {}
+        match portway_pages::give_back() {
+            Ok(bytes) => tracing::debug!(bytes, "text that has run was given back"),
+            Err(error) => tracing::debug!(%error, "text that has run cannot be given back"),
+        }
+        sleep(PAUSE).await;
     }
 }
 

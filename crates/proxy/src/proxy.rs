@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use portway_plan::{Plan, Port, Source, TicketKey};
+use tokio::sync::Notify;
 
 use crate::admin;
-use crate::background::Background;
+use crate::background::{self, Background};
 use crate::drain::{self, Phase};
 use crate::limits;
 use crate::listen::{self, Bound};
@@ -29,6 +30,7 @@ pub struct Proxy {
     // Dropped in this order: first those who serve, then those who write down what was served.
     workers: Vec<WorkerThread>,
     admin_address: Option<SocketAddr>,
+    applied: Arc<Notify>,
     _observation: Observation,
     _background: Background,
 }
@@ -156,6 +158,8 @@ impl Proxy {
         let loads = Arc::new(Loads::new(count));
         let tickets = Arc::new(Tickets::default());
         background.handle().spawn(tls::expire(tickets.clone()));
+        let applied = Arc::new(Notify::new());
+        background.handle().spawn(background::tidy_after(applied.clone()));
         let tls = TlsContext::new(tickets.clone());
         let backends = Backends::new(background.handle().clone(), metrics.clone());
         let observation = Observation::start(&options, metrics.clone(), background.handle())?;
@@ -180,6 +184,7 @@ impl Proxy {
             tickets,
             workers,
             admin_address,
+            applied,
             _observation: observation,
             _background: background,
         })
@@ -245,6 +250,7 @@ impl Proxy {
         let bound = ports.is_empty() || ports.iter().any(|p| p.bound.is_ok());
         self.shared.metrics.applied(revision, took, failed.len());
         self.shared.serving.store(Arc::new(Serving { snapshot, bound }));
+        self.applied.notify_one();
         Applied { revision, ports, failed, took }
     }
 

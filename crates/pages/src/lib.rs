@@ -1,0 +1,144 @@
+//! Gives back memory that holds program text which ran once.
+//!
+//! Most of what an idle proxy holds is pages of the program itself: the command line, the validation of
+//! objects, the translation run when there is a configuration to take over, and the kernel maps 64 KiB
+//! around each page that they touch. Once they have run, their pages can go; what is needed again comes
+//! back from the page cache with its next use.
+//!
+//! This takes the one unsafe call of the project, `madvise(MADV_DONTNEED)`. It is sound for the mappings
+//! that are chosen here: they are of the program's own file, cannot be written to, and have no page that
+//! differs from the file (what the loader relocates is in others), so that dropping their pages changes
+//! nothing that can be read. No safe interface of the kernel does the same.
+
+use std::io;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MmapAdvise, madvise};
+
+/// A mapping of `/proc/self/smaps`.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping<'a> {
+    start: usize,
+    end: usize,
+    /// Such as `r-xp`.
+    mode: &'a str,
+    /// Device and inode.
+    file: (&'a str, &'a str),
+    /// In kB.
+    resident: usize,
+    /// Whether a page differs from the file.
+    changed: bool,
+}
+
+/// Drops the pages of the program's own text and constants from this process. Those that are still needed
+/// come back when they are used, each with its neighbours, at the cost of a minor fault. Tells how many
+/// bytes were dropped.
+///
+/// # Errors
+/// When `/proc/self/smaps` cannot be read or the kernel refuses.
+pub fn give_back() -> io::Result<usize> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let mappings = mappings(&smaps);
+    let mut dropped = 0;
+    for mapping in unchanged(&mappings, give_back as *const () as usize) {
+        let Some(start) = NonNull::new(mapping.start as *mut std::ffi::c_void) else { continue };
+        #[expect(unsafe_code, reason = "read-only, private, of a file, and no page differs from the file")]
+        // SAFETY: The range is a whole mapping of this process that cannot be written to and whose pages are
+        // all the file's, so that what is read from it afterwards is what was read before. The file cannot
+        // change: the kernel refuses writes to a program that runs.
+        unsafe { madvise(start, mapping.end - mapping.start, MmapAdvise::MADV_DONTNEED) }?;
+        dropped += mapping.resident * 1024;
+    }
+    Ok(dropped)
+}
+
+/// The read-only mappings of the file that the code at that address is from, of which no page differs from
+/// the file.
+fn unchanged<'a>(mappings: &'a [Mapping<'a>], code: usize) -> impl Iterator<Item = &'a Mapping<'a>> {
+    let own = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&code));
+    let file = own.map(|mapping| mapping.file);
+    mappings.iter().filter(move |m| Some(m.file) == file && matches!(m.mode, "r-xp" | "r--p") && !m.changed)
+}
+
+/// Reads `/proc/PID/smaps`: a line for each mapping (`start-end mode offset device inode path`), and one for
+/// each of its figures (`Name: N kB`). What is not understood is taken for changed.
+fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
+    let mut mappings: Vec<Mapping<'_>> = Vec::new();
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some(name) = first.strip_suffix(':') {
+            let (Some(mapping), value) = (mappings.last_mut(), words.next()) else { continue };
+            let value = value.and_then(|value| value.parse().ok());
+            match name {
+                "Rss" => mapping.resident = value.unwrap_or_default(),
+                // Not those that are dirty: so are all of a file that has not yet been written to its disk.
+                "Anonymous" | "Swap" => mapping.changed |= value != Some(0),
+                _ => {}
+            }
+        } else if let Some((start, end)) = first.split_once('-')
+            && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+        {
+            let mode = words.next().unwrap_or_default();
+            let file = (words.nth(1).unwrap_or_default(), words.next().unwrap_or_default());
+            mappings.push(Mapping { start, end, mode, file, resident: 0, changed: file.1 == "0" });
+        }
+    }
+    mappings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+55c2d00b1000-55c2d09c4000 r--p 00000000 fe:00 10018836                   /usr/bin/portway
+Size:               9292 kB
+Rss:                4000 kB
+Private_Dirty:         0 kB
+Anonymous:             0 kB
+VmFlags: rd mr mw me
+55c2d09c4000-55c2d1996000 r-xp 00912000 fe:00 10018836                   /usr/bin/portway
+Rss:                8000 kB
+Private_Dirty:      8000 kB
+Anonymous:             0 kB
+55c2d1996000-55c2d1a00000 r--p 018e3000 fe:00 10018836                   /usr/bin/portway
+Rss:                 424 kB
+Private_Dirty:       424 kB
+Anonymous:           424 kB
+55c2d1a00000-55c2d1a10000 rw-p 0194d000 fe:00 10018836                   /usr/bin/portway
+Rss:                  64 kB
+Private_Dirty:         0 kB
+7f0000000000-7f0000100000 r-xp 00000000 fe:00 77                         /usr/lib/libc.so.6
+Rss:                1000 kB
+7f0000200000-7f0000300000 r--p 00000000 00:00 0
+Rss:                 100 kB
+";
+
+    #[test]
+    fn only_what_is_the_programs_own_and_as_in_its_file_is_dropped() {
+        let mappings = mappings(SMAPS);
+        assert_eq!(mappings.len(), 6);
+        let dropped: Vec<_> = unchanged(&mappings, 0x55c2_d09c_5000).map(|m| m.resident).collect();
+        assert_eq!(dropped, [4000, 8000]);
+        assert_eq!(unchanged(&mappings, 0).count(), 0);
+    }
+
+    /// Constants of which each page is looked at once.
+    static CONSTANTS: [u8; 4 << 20] = [1; 4 << 20];
+
+    #[test]
+    fn what_ran_once_is_dropped_and_comes_back_when_it_is_needed() {
+        let resident = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let all = mappings(&smaps);
+            unchanged(&all, give_back as *const () as usize).map(|m| m.resident * 1024).sum::<usize>()
+        };
+        let sum = || std::hint::black_box(&CONSTANTS).iter().map(|byte| usize::from(*byte)).sum::<usize>();
+        assert_eq!(sum(), CONSTANTS.len());
+        let before = resident();
+        assert!(give_back().unwrap() >= CONSTANTS.len());
+        assert!(resident() + CONSTANTS.len() / 2 < before);
+        assert_eq!(sum(), CONSTANTS.len());
+    }
+}
