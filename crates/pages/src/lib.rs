@@ -26,8 +26,10 @@ struct Mapping<'a> {
     file: (&'a str, &'a str),
     /// In kB.
     resident: usize,
-    /// Whether a page differs from the file.
-    changed: bool,
+    /// In kB, what differs from the file in memory; `None`: not known.
+    anonymous: Option<usize>,
+    /// The same, where it is swapped out.
+    swapped: Option<usize>,
 }
 
 /// Drops the pages of the program's own text and constants from this process. Those that are still needed
@@ -43,9 +45,9 @@ pub fn give_back() -> io::Result<usize> {
     for mapping in unchanged(&mappings, give_back as *const () as usize) {
         let Some(start) = NonNull::new(mapping.start as *mut std::ffi::c_void) else { continue };
         #[expect(unsafe_code, reason = "read-only, private, of a file, and no page differs from the file")]
-        // SAFETY: The range is a whole mapping of this process that cannot be written to and whose pages are
-        // all the file's, so that what is read from it afterwards is what was read before. The file cannot
-        // change: the kernel refuses writes to a program that runs.
+        // SAFETY: The range is a whole mapping of this process, private, not writable, and all of its pages are
+        // the file's own. The kernel may drop such pages at any time, when memory is short, and reads them
+        // from the file when they are used again: this makes nothing possible that is not without it.
         unsafe { madvise(start, mapping.end - mapping.start, MmapAdvise::MADV_DONTNEED) }?;
         dropped += mapping.resident * 1024;
     }
@@ -57,11 +59,14 @@ pub fn give_back() -> io::Result<usize> {
 fn unchanged<'a>(mappings: &'a [Mapping<'a>], code: usize) -> impl Iterator<Item = &'a Mapping<'a>> {
     let own = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&code));
     let file = own.map(|mapping| mapping.file);
-    mappings.iter().filter(move |m| Some(m.file) == file && matches!(m.mode, "r-xp" | "r--p") && !m.changed)
+    mappings
+        .iter()
+        .filter(move |m| Some(m.file) == file && m.file.1 != "0" && matches!(m.mode, "r-xp" | "r--p"))
+        .filter(|m| m.anonymous == Some(0) && m.swapped == Some(0))
 }
 
 /// Reads `/proc/PID/smaps`: a line for each mapping (`start-end mode offset device inode path`), and one for
-/// each of its figures (`Name: N kB`). What is not understood is taken for changed.
+/// each of its figures (`Name: N kB`).
 fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
     let mut mappings: Vec<Mapping<'_>> = Vec::new();
     for line in smaps.lines() {
@@ -73,7 +78,8 @@ fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
             match name {
                 "Rss" => mapping.resident = value.unwrap_or_default(),
                 // Not those that are dirty: so are all of a file that has not yet been written to its disk.
-                "Anonymous" | "Swap" => mapping.changed |= value != Some(0),
+                "Anonymous" => mapping.anonymous = value,
+                "Swap" => mapping.swapped = value,
                 _ => {}
             }
         } else if let Some((start, end)) = first.split_once('-')
@@ -81,7 +87,7 @@ fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
         {
             let mode = words.next().unwrap_or_default();
             let file = (words.nth(1).unwrap_or_default(), words.next().unwrap_or_default());
-            mappings.push(Mapping { start, end, mode, file, resident: 0, changed: file.1 == "0" });
+            mappings.push(Mapping { start, end, mode, file, resident: 0, anonymous: None, swapped: None });
         }
     }
     mappings
@@ -97,11 +103,13 @@ Size:               9292 kB
 Rss:                4000 kB
 Private_Dirty:         0 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd mr mw me
 55c2d09c4000-55c2d1996000 r-xp 00912000 fe:00 10018836                   /usr/bin/portway
 Rss:                8000 kB
 Private_Dirty:      8000 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 55c2d1996000-55c2d1a00000 r--p 018e3000 fe:00 10018836                   /usr/bin/portway
 Rss:                 424 kB
 Private_Dirty:       424 kB
@@ -122,6 +130,11 @@ Rss:                 100 kB
         let dropped: Vec<_> = unchanged(&mappings, 0x55c2_d09c_5000).map(|m| m.resident).collect();
         assert_eq!(dropped, [4000, 8000]);
         assert_eq!(unchanged(&mappings, 0).count(), 0);
+        // What is not told is not taken for granted.
+        let untold = SMAPS.replacen("Swap:                  0 kB\n", "", 1);
+        let mappings = super::mappings(&untold);
+        let dropped: Vec<_> = unchanged(&mappings, 0x55c2_d09c_5000).map(|m| m.resident).collect();
+        assert_eq!(dropped, [8000]);
     }
 
     /// Constants of which each page is looked at once.

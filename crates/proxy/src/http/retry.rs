@@ -10,8 +10,9 @@
 //! | the try took too long | idempotent or 504 among `codes`: `attempts` | no |
 //! | a status among `codes` | `attempts` | no |
 //!
-//! Free ones of an idle connection happen once per request. `attempts: 0` turns off all but those that sent nothing. Never without
-//! the whole body at hand, nor beyond the backend's retry budget, nor past the request's timeout.
+//! Free ones of an idle connection happen once per request. `attempts: 0` turns off all but those of
+//! requests that were not sent, or were left behind. Never without the whole body at hand, nor beyond the
+//! backend's retry budget, nor past the request's timeout.
 
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ impl<'a> Retries<'a> {
         {
             let safe = match progress {
                 Progress::Unsent => true,
-                Progress::LeftBehind => false,
+                Progress::LeftBehind | Progress::Refused => false,
                 Progress::Unanswered => self.idempotent && !off,
                 Progress::Answered => false,
             };
@@ -119,7 +120,7 @@ impl<'a> Retries<'a> {
                 self.policy.is_some() && (self.idempotent || codes.contains(&504))
             }
             Outcome::Failed { kind: FaultKind::UpstreamClosed, progress, .. } => match progress {
-                Progress::Unsent | Progress::LeftBehind => true,
+                Progress::Unsent | Progress::LeftBehind | Progress::Refused => true,
                 Progress::Unanswered => self.policy.is_some() && self.idempotent,
                 Progress::Answered => false,
             },
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn the_table() {
         use FaultKind::{Connect, UpstreamClosed, UpstreamProtocol, UpstreamTimeout};
-        use Progress::{Answered, LeftBehind, Unanswered, Unsent};
+        use Progress::{Answered, LeftBehind, Refused, Unanswered, Unsent};
         let three = policy(&[500, 503], 3, None);
         let with_504 = policy(&[504], 3, None);
         let off = policy(&[500], 0, None);
@@ -184,6 +185,9 @@ mod tests {
             (Some(&off), &post, stale(Unsent), 1),
             (Some(&off), &post, stale(LeftBehind), 5),
             (None, &post, fresh(LeftBehind), 6),
+            (None, &post, stale(Refused), 1),
+            (Some(&three), &post, stale(Refused), 3),
+            (Some(&off), &post, stale(Refused), 0),
             (None, &get, fresh(Unanswered), 0),
             (Some(&three), &get, fresh(Unanswered), 3),
             (Some(&three), &post, fresh(Unanswered), 0),

@@ -138,6 +138,29 @@ fn a_call_that_is_left_behind_time_and_again_is_not_lost() {
 }
 
 #[test]
+fn a_backend_that_turns_calls_away_for_an_error_is_not_pressed() {
+    run(async {
+        let asked = Rc::new(Cell::new(0));
+        let counted = asked.clone();
+        let address = raw(move |mut raw| {
+            let counted = counted.clone();
+            async move {
+                while raw.opened().await.is_some() {
+                    counted.set(counted.get() + 1);
+                    // ENHANCE_YOUR_CALM, and no stream was looked at.
+                    raw.send(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Harness::start(&setup(address)).await;
+        let response = gateway.handle(call(Body::Empty, &[])).await;
+        assert_eq!(response.head.headers.get("grpc-status"), Some(&b"14"[..]));
+        assert_eq!(asked.get(), 2);
+    });
+}
+
+#[test]
 fn what_comes_late_for_cancelled_streams_harms_no_other() {
     run(async {
         const CONNECTIONS: usize = 2;

@@ -80,8 +80,11 @@ pub struct SendError {
 /// How far a request had got when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Not one byte was written, or the backend has refused it unprocessed: it is safe to send it elsewhere.
+    /// Not one byte was written: it is safe to send it elsewhere.
     Unsent,
+    /// The backend has refused it unprocessed (HTTP/2): it is safe to send it elsewhere, but the backend may
+    /// have too much to do.
+    Refused,
     /// The connection ends as they all do, and the backend has not looked at the request (HTTP/2's GOAWAY):
     /// it is safe to send it elsewhere, and nothing is wrong with the backend.
     LeftBehind,

@@ -1,5 +1,5 @@
 //! Bodies of HTTP/2 streams, both ways, with flow control: a window is given back when the bytes are
-//! pulled, and nothing is pulled before the peer has a window for it.
+//! pulled, and no more than one piece is pulled before the peer has a window for it.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};

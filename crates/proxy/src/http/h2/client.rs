@@ -128,7 +128,10 @@ impl Client {
         // Going away, or gone, since it was taken from the pool.
         let gone = |broken| SendError {
             fault: Fault::new(FaultKind::UpstreamClosed, broken),
-            progress: if broken == Broken::LeftBehind { Progress::LeftBehind } else { Progress::Unsent },
+            progress: match broken {
+                Broken::LeftBehind | Broken::TurnedAway(_) => progress(broken),
+                _ => Progress::Unsent,
+            },
         };
         let key = poll_fn(|cx| self.mux.borrow_mut().poll_open(cx)).await.map_err(gone)?;
         let id = self.mux.borrow().streams[key].id;
@@ -224,7 +227,7 @@ impl Drop for Client {
     fn drop(&mut self) {
         // No stream is opened any more: the connection's task ends it with the last one.
         let mut mux = self.mux.borrow_mut();
-        mux.leaving = Some(mux.last_peer);
+        mux.leaving = Some(0);
         mux.stir();
     }
 }
@@ -303,7 +306,7 @@ async fn run(sender: Sender, mut body: Body, failed: Failed, _hold: Rc<dyn Any>)
 fn progress(broken: Broken) -> Progress {
     match broken {
         // RFC 9113 sections 6.8 and 8.7: not processed, safe to send again.
-        Broken::Reset(Reason::REFUSED_STREAM) => Progress::Unsent,
+        Broken::Reset(Reason::REFUSED_STREAM) | Broken::TurnedAway(_) => Progress::Refused,
         Broken::LeftBehind => Progress::LeftBehind,
         _ => Progress::Unanswered,
     }

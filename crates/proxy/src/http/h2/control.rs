@@ -3,7 +3,7 @@
 use super::frame::{self, FrameHead, MAX_STREAM, MAX_WINDOW, Reason, setting};
 use super::mux::{Mux, Ping, Role, Violation};
 use super::receive::{Outcome, depends, protocol, size};
-use super::stream::{Broken, Stream};
+use super::stream::Stream;
 
 impl Mux {
     pub(super) fn priority(&mut self, head: FrameHead, payload: &[u8]) -> Outcome {
@@ -129,13 +129,14 @@ impl Mux {
         self.left = true;
         self.idle_frame()?;
         if self.config.role == Role::Client {
+            if Reason(reason) != Reason::NO_ERROR {
+                self.gone_away = Some(Reason(reason));
+            }
+            let broken = self.turned_away();
             let behind = |stream: &Stream| stream.id > last & MAX_STREAM;
             let keys = self.streams.iter().filter(|(_, s)| behind(s)).map(|(key, _)| key);
             for key in keys.collect::<Vec<usize>>() {
-                self.break_stream(key, Broken::LeftBehind);
-            }
-            if Reason(reason) != Reason::NO_ERROR {
-                self.gone_away = Some(Reason(reason));
+                self.break_stream(key, broken);
             }
         }
         self.wake_openers();

@@ -292,13 +292,18 @@ impl Mux {
         key
     }
 
+    /// What streams are that the peer has not looked at when it went away.
+    pub(super) fn turned_away(&self) -> Broken {
+        self.gone_away.map_or(Broken::LeftBehind, Broken::TurnedAway)
+    }
+
     /// A stream of our own, if the peer takes one more. Its head has to follow at once.
     pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
         if let Some(broken) = self.dead {
             return Poll::Ready(Err(broken));
         }
         if self.left || !self.can_open() {
-            return Poll::Ready(Err(Broken::LeftBehind));
+            return Poll::Ready(Err(self.turned_away()));
         }
         if self.open >= self.peer_streams as usize {
             if !self.openers.iter().any(|waker| waker.will_wake(cx.waker())) {

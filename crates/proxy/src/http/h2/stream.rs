@@ -18,6 +18,8 @@ pub(super) enum Broken {
     Reset(Reason),
     /// The peer goes away and has not looked at it (RFC 9113 section 6.8).
     LeftBehind,
+    /// The same, for a reason that is an error.
+    TurnedAway(Reason),
     /// The peer has broken the protocol, on this stream or the connection.
     Violation(&'static str),
     /// The peer has ended the connection for this reason.
@@ -31,6 +33,9 @@ impl std::fmt::Display for Broken {
         match self {
             Self::Reset(reason) => write!(f, "the stream was reset: {reason}"),
             Self::LeftBehind => f.write_str("the peer goes away and has not looked at the stream"),
+            Self::TurnedAway(reason) => {
+                write!(f, "the peer goes away and has not looked at the stream: {reason}")
+            }
             Self::Violation(what) => write!(f, "the peer breaks the protocol: {what}"),
             Self::GoneAway(reason) => write!(f, "the peer has ended the connection: {reason}"),
             Self::Closed => f.write_str("the connection has ended"),
@@ -150,7 +155,7 @@ impl Drop for Sender {
         if stream.reader_gone {
             mux.release(self.0.key);
         } else if !stream.sent_all {
-            // Whoever sent has panicked: the rest will not come.
+            // It was given up, or whoever sent has panicked: the rest will not come.
             mux.reset(&self.0, Reason::CANCEL);
         }
     }
