@@ -1,12 +1,14 @@
 //! How connections live and end: slow peers, silent ones, and what either side leaves behind.
 
+use std::cell::Cell;
 use std::future::pending;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use portway_proxy::fault::Fault;
+use portway_proxy::fault::{Fault, FaultKind};
 use portway_proxy::http::{Body, BodySource, Frame, Headers, Request, RequestHead, Response, Version};
 use portway_testkit::engine::frames::{PREFACE, frame};
 use portway_testkit::engine::{Answering, drained, head};
@@ -135,6 +137,38 @@ fn a_request_whose_body_panics_is_not_left_open() {
         let (answer, _) =
             tokio::join!(ask(&client, Version::Http2, Method::POST, body), peer.until(RESET, 1));
         assert!(answer.is_err());
+    });
+}
+
+/// Fails once it is told to.
+struct Fails(Rc<Cell<bool>>);
+
+impl BodySource for Fails {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        if self.0.get() { Poll::Ready(Some(Err(FaultKind::RequestTimeout.into()))) } else { Poll::Pending }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[test]
+fn a_request_whose_body_fails_while_the_answer_comes_says_so() {
+    run(async {
+        let (mut peer, client) = Peer::backend().await;
+        let failed = Rc::new(Cell::new(false));
+        let body = Body::Stream(Box::new(Fails(failed.clone())));
+        let answering = async {
+            peer.until(HEADERS, 1).await;
+            peer.frame(HEADERS, WHOLE, 1, OK).await;
+            peer.frame(DATA, 0, 1, b"half").await;
+            peer.barrier().await;
+        };
+        let (answer, ()) = tokio::join!(ask(&client, Version::Http11, Method::POST, body), answering);
+        failed.set(true);
+        let (data, _, fault) = drained(&mut answer.ok().expect("an answer").body).await;
+        assert_eq!((&data[..], fault), (&b"half"[..], Some(FaultKind::RequestTimeout.reason())));
     });
 }
 

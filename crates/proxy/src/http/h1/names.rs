@@ -1,8 +1,17 @@
-//! Which header fields mean something to the engine.
+//! Which header fields mean something to the engines, and what both hold methods and statuses to.
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use crate::http::Headers;
+
+/// The longest method name. WebDAV's longest has 17.
+pub(in crate::http) const MAX_METHOD: usize = 32;
+
+/// Whether a backend may answer with that status: they end at 599 (RFC 9110 section 15).
+pub(in crate::http) fn is_status(status: &StatusCode) -> bool {
+    status.as_u16() < 600
+}
 
 /// A field that is between neighbours only, or frames the message: an engine reads it and writes its own
 /// (RFC 9110 section 7.6.1).

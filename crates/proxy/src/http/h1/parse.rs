@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use httparse::{Header, ParserConfig, Status};
 
 use super::framing::{self, Decoder};
-use super::names::{self, ConnectionOptions, InvalidConnection, Own};
+use super::names::{self, ConnectionOptions, InvalidConnection, MAX_METHOD, Own};
 use super::target;
 use super::{Settings, Underscores};
 use crate::fault::FaultKind;
@@ -19,9 +19,6 @@ use crate::http::{Authority, Headers, RequestHead, ResponseHead, Scheme, Version
 
 /// Field lines for which there is room; `Settings::max_headers` cannot be more.
 const MOST_HEADERS: usize = 256;
-
-/// The longest method name. WebDAV's longest has 17.
-const MAX_METHOD: usize = 32;
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,8 +285,7 @@ pub(super) fn response(
     }
     let version_1_1 = parsed.version == Some(1);
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    // Status codes end at 599 (RFC 9110 section 15).
-    let status = status.filter(|s| s.as_u16() < 600).ok_or(Malformed("not a status"))?;
+    let status = status.filter(names::is_status).ok_or(Malformed("not a status"))?;
 
     let mut places = Places::with_capacity(parsed.headers.len());
     let mut fields = Fields::default();

@@ -145,7 +145,8 @@ impl Client {
             sending.begin(sender, body, head.version, &hold).await;
         }
         let answered = poll_fn(|cx| {
-            if let Some(fault) = sending.poll(cx) {
+            sending.poll(cx);
+            if let Some(fault) = sending.fault() {
                 return Poll::Ready(Err(SendError { fault, progress: Progress::Answered }));
             }
             self.mux
@@ -353,13 +354,17 @@ impl Sending {
         };
     }
 
-    /// Goes on; gives the fault when the body has failed.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+    /// Goes on.
+    fn poll(&mut self, cx: &mut Context<'_>) {
         if let Pump::Here(run) = &mut self.pump
             && run.as_mut().poll(cx).is_ready()
         {
             self.pump = Pump::Done;
         }
+    }
+
+    /// The fault of the body, if it has failed: once.
+    fn fault(&self) -> Option<Fault> {
         self.failed.as_ref()?.borrow_mut().take()
     }
 
@@ -392,13 +397,12 @@ struct Response {
 
 impl BodySource for Response {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        let failed = self.sending.poll(cx);
+        self.sending.poll(cx);
         let frame = ready!(self.incoming.poll_frame(cx));
         self.sending.pause(self.incoming.line());
-        Poll::Ready(match (frame, failed) {
-            (Some(Err(_)), Some(fault)) => Some(Err(fault)),
-            (frame, _) => frame,
-        })
+        // What came before the body failed comes first; then the stream is found to be reset, which is why.
+        let failed = |fault| self.sending.fault().unwrap_or(fault);
+        Poll::Ready(frame.map(|frame| frame.map_err(failed)))
     }
 
     fn remaining(&self) -> Option<u64> {

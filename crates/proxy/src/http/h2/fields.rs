@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use super::hpack::{Encoder, Sink};
 use crate::fault::{Fault, FaultKind};
 use crate::http::Headers;
-use crate::http::h1::names::{Own, is_forbidden_in_trailers, is_protected, own};
+use crate::http::h1::names::{Own, is_forbidden_in_trailers, is_protected, is_status, own};
 use crate::http::headers::Lines;
 
 /// What a header block is.
@@ -151,9 +151,9 @@ impl Taking {
                 let kept = self.lines.keep(value);
                 self.authority.replace(kept).is_some()
             }
-            (Section::Response, b":status") => match StatusCode::from_bytes(value) {
-                Ok(status) => self.status.replace(status).is_some(),
-                Err(_) => return self.refuse("a malformed status"),
+            (Section::Response, b":status") => match StatusCode::from_bytes(value).ok().filter(is_status) {
+                Some(status) => self.status.replace(status).is_some(),
+                None => return self.refuse("a malformed status"),
             },
             _ => return self.refuse("an unknown pseudo-field"),
         };
@@ -257,10 +257,19 @@ impl Sink for Taking {
         if seen & HIGH != 0 {
             self.doubtful = self.doubtful.or(Some("a header value outside ASCII"));
         }
-        // RFC 9113 section 8.2.1. What is matched here with its blanks, HTTP/1.1 backends read without.
+        // RFC 9113 section 8.2.1: none has blanks around it. A request could be matched here with them, and read
+        // without by an HTTP/1.1 backend. Some servers let their applications send them: those of answers, and
+        // of trailers, are taken off, as they are when they come over HTTP/1.1.
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        let mut value = value;
         if blank(value.first()) || blank(value.last()) {
-            self.doubtful = self.doubtful.or(Some("a header value with blanks around it"));
+            match self.section {
+                Section::Request => {
+                    self.doubtful = self.doubtful.or(Some("a header value with blanks around it"));
+                }
+                // No other white space is left in a value.
+                Section::Response | Section::Trailers => value = value.trim_ascii(),
+            }
         }
         let goes_on = self.known(name, value)
             // Twins, such as `x_forwarded_for`: see `h1::Underscores`.
@@ -417,9 +426,22 @@ mod tests {
             assert!(with(more), "{more:?}");
         }
         assert!(take(Section::Trailers, &[(":status", "200")]).malformed.is_some());
-        for status in ["", "20", "2000", "099", "2x0"] {
+        for status in ["", "20", "2000", "099", "2x0", "600", "999"] {
             assert!(take(Section::Response, &[(":status", status)]).malformed.is_some(), "{status}");
         }
+    }
+
+    #[test]
+    fn blanks_around_a_value_do_not_cross() {
+        let lines = [("x", "\t a b "), ("y", " \t")];
+        let clean = Headers::from([("x", "a b"), ("y", "")]);
+        let answer = [&[(":status", "200"), ("content-length", " 5 ")], &lines[..]].concat();
+        let answer = take(Section::Response, &answer);
+        assert_eq!((answer.length, answer.malformed), (Length::Known(5), None));
+        let expected = [("content-length", "5"), ("x", "a b"), ("y", "")];
+        assert_eq!(answer.headers, Headers::from(expected));
+        assert_eq!(take(Section::Trailers, &lines).headers, clean);
+        assert!(take(Section::Request, &lines).doubtful.is_some());
     }
 
     #[test]

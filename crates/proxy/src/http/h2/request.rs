@@ -6,6 +6,7 @@ use http::Method;
 
 use super::fields::{Fields, Length, SchemeField};
 use crate::fault::FaultKind;
+use crate::http::h1::names::MAX_METHOD;
 use crate::http::{Authority, RequestHead, Scheme, Target, Version, path};
 use crate::limits::Limits;
 
@@ -26,6 +27,9 @@ pub(super) fn receive(fields: Fields, secure: bool, limits: &Limits) -> Outcome 
         return Err((FaultKind::HeadersTooLarge, "too many header fields"));
     }
     let Some(method) = fields.method else { return bad("no method") };
+    if method.as_str().len() > MAX_METHOD {
+        return bad("the method is too long");
+    }
     if method == Method::CONNECT {
         return Err((FaultKind::NotImplemented, "CONNECT"));
     }
@@ -122,14 +126,18 @@ mod tests {
 
     #[test]
     fn what_two_could_read_differently_is_refused() {
-        let refused = |method, uri, headers: &[(&str, &str)]| match receive_from(method, uri, headers) {
-            Ok(_) => None,
-            Err((kind, _)) => Some(kind.status().as_u16()),
-        };
+        let refused =
+            |method: &str, uri: &str, headers: &[(&str, &str)]| match receive_from(method, uri, headers) {
+                Ok(_) => None,
+                Err((kind, _)) => Some(kind.status().as_u16()),
+            };
         let a = "https://a/";
         assert_eq!(refused("GET", a, &[("host", "b")]), Some(400));
         assert_eq!(refused("GET", a, &[("host", "A")]), None);
         assert_eq!(refused("GET", a, &[("host", "a"), ("host", "a")]), Some(400));
+        let long = "A".repeat(33);
+        assert_eq!(refused(&long, a, &[]), Some(400));
+        assert_eq!(refused(&long[1..], a, &[]), None);
         assert_eq!(refused("GET", "/", &[]), Some(400));
         assert_eq!(refused("GET", "/", &[("host", "u@a")]), Some(400));
         assert_eq!(refused("GET", "*", &[("host", "a")]), Some(400));
