@@ -40,6 +40,9 @@ pub struct Limits {
     /// How many bytes of request bodies one worker holds at once for authorization services; 64 MiB.
     /// Further requests are answered with 503.
     pub auth_bodies: usize,
+    /// How many bytes of answers over HTTP/2 one worker takes ahead of slow clients, beyond the first 16 KiB of
+    /// each; 32 MiB. Further streams have no more than that.
+    pub read_ahead: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +64,7 @@ impl Default for Limits {
             mirror_timeout: Duration::from_secs(15),
             auth_timeout: Duration::from_secs(5),
             auth_bodies: 64 * 1024 * 1024,
+            read_ahead: 32 * 1024 * 1024,
         }
     }
 }

@@ -43,6 +43,8 @@ pub struct Pools {
     mirrors: Cell<usize>,
     /// Bytes of request bodies that are held back.
     held_back: Cell<usize>,
+    /// Room for what HTTP/2 backends send ahead of slow clients.
+    loans: Rc<h2::Loans>,
     /// Counts sweeps: the clock of [`Lease::touch`].
     sweeps: Cell<u64>,
 }
@@ -131,6 +133,7 @@ impl Pools {
     /// Must be called within a `LocalSet`.
     pub fn new(worker: usize, limits: Limits, departures: watch::Receiver<u64>) -> Rc<Self> {
         let pools = Rc::new(Self {
+            loans: h2::Loans::new(limits.read_ahead),
             worker,
             limits,
             endpoints: RefCell::default(),
@@ -221,7 +224,7 @@ impl Pools {
     /// [`FaultKind::Overloaded`] when all are in use and too many requests wait already, or for too long.
     pub async fn connection(&self, lease: &Lease, protocol: Protocol) -> Result<Connection, Fault> {
         if protocol == Protocol::H2 {
-            return lease.pool.shared_connection(&self.limits).await.map(Connection::H2);
+            return lease.pool.shared_connection(self).await.map(Connection::H2);
         }
         let pool = &lease.pool;
         let permit = match pool.permits.try_take() {
@@ -440,7 +443,8 @@ impl Pool {
     }
 
     /// An HTTP/2 connection with room for a stream.
-    async fn shared_connection(&self, limits: &Limits) -> Result<Rc<h2::client::Client>, Fault> {
+    async fn shared_connection(&self, pools: &Pools) -> Result<Rc<h2::client::Client>, Fault> {
+        let Pools { limits, loans, .. } = pools;
         if let Some(client) = self.with_room() {
             return Ok(client);
         }
@@ -462,7 +466,7 @@ impl Pool {
                     if self.shared.borrow().len() < limits.h2_connections_per_endpoint {
                         let stream = self.connect(limits, b"h2").await?;
                         let (secure, room) = (self.tls.is_some(), self.room.clone());
-                        let client = Rc::new(h2::client::Client::begin(stream, secure, room));
+                        let client = Rc::new(h2::client::Client::begin(stream, secure, room, loans.clone()));
                         if !self.is_closed() {
                             self.shared.borrow_mut().push(client.clone());
                         }

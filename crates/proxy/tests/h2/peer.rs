@@ -11,7 +11,7 @@ use portway_proxy::drain::Drain;
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::{Answer, SendError};
 use portway_proxy::http::h2::client::{Client, Outgoing};
-use portway_proxy::http::h2::server;
+use portway_proxy::http::h2::{Loans, server};
 use portway_proxy::http::{Body, Handler, RequestHead, Version};
 use portway_proxy::observe::Recorder;
 use portway_testkit::engine::frames::{PREFACE, SETTINGS, frame};
@@ -38,6 +38,8 @@ pub(crate) const PADDED: u8 = 8;
 
 /// The window of a stream of ours.
 const STREAM: i64 = 64 * 1024;
+/// The same of a backend's, until it is read.
+pub(crate) const BACKEND_STREAM: i64 = 16 * 1024;
 
 /// Header blocks: `GET /` and `POST /` at `http://a`, and status 200.
 pub(crate) const GET: &[u8] = b"\x82\x86\x84\x41\x01a";
@@ -71,6 +73,7 @@ impl Got {
 pub(crate) struct Peer {
     io: DuplexStream,
     buffer: BytesMut,
+    stream_window: i64,
     /// Of the connection (0), and of the streams that it has sent on.
     windows: HashMap<u32, i64>,
 }
@@ -110,9 +113,15 @@ impl Peer {
 
     /// The same over a connection that holds so many bytes each way.
     pub(crate) async fn backend_over(bytes: usize) -> (Self, Rc<Client>) {
+        Self::backend_with(bytes, Loans::new(1 << 30)).await
+    }
+
+    /// The same with so much room for windows that grow.
+    pub(crate) async fn backend_with(bytes: usize, loans: Rc<Loans>) -> (Self, Rc<Client>) {
         let (ours, theirs) = tokio::io::duplex(bytes);
-        let client = Client::begin(theirs, false, Rc::new(Notify::new()));
+        let client = Client::begin(theirs, false, Rc::new(Notify::new()), loans);
         let mut peer = Self::on(ours);
+        peer.stream_window = BACKEND_STREAM;
         let mut preface = [0; 24];
         peer.io.read_exact(&mut preface).await.expect("a preface");
         peer.send(SETTINGS).await;
@@ -122,7 +131,7 @@ impl Peer {
     }
 
     fn on(io: DuplexStream) -> Self {
-        Self { io, buffer: BytesMut::new(), windows: HashMap::from([(0, 65_535)]) }
+        Self { io, buffer: BytesMut::new(), stream_window: STREAM, windows: HashMap::from([(0, 65_535)]) }
     }
 
     /// Sends bytes.
@@ -142,7 +151,7 @@ impl Peer {
             payload.insert(0, padding);
             payload.resize(1 + bytes + usize::from(padding), 0);
         }
-        self.windows.entry(stream).or_insert(STREAM);
+        self.windows.entry(stream).or_insert(self.stream_window);
         let wants = payload.len() as i64;
         while self.windows[&0] < wants || self.windows[&stream] < wants {
             self.next().await.expect("a window");
@@ -157,9 +166,14 @@ impl Peer {
     pub(crate) async fn next(&mut self) -> Option<Got> {
         let got = self.read().await?;
         if got.kind == WINDOW {
-            *self.windows.entry(got.stream).or_insert(STREAM) += i64::from(got.number());
+            *self.windows.entry(got.stream).or_insert(self.stream_window) += i64::from(got.number());
         }
         Some(got)
+    }
+
+    /// How many bytes it may send on a stream that it has sent on.
+    pub(crate) fn window(&self, stream: u32) -> i64 {
+        self.windows[&stream]
     }
 
     async fn read(&mut self) -> Option<Got> {

@@ -1,15 +1,19 @@
 //! One connection to a backend, which many share: what one does must not stop the others.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use bytes::Bytes;
 use http::Method;
 use portway_proxy::fault::FaultKind;
 use portway_proxy::http::h1::Answer;
+use portway_proxy::http::h2::Loans;
 use portway_proxy::http::h2::client::Client;
-use portway_proxy::http::{Body, Version};
+use portway_proxy::http::{Body, Frame, Version};
 use portway_testkit::engine::drained;
 use tokio::task::spawn_local;
 
-use crate::peer::{DATA, END, HEADERS, OK, Peer, RESET, WHOLE, WINDOW, ask, get, run};
+use crate::peer::{BACKEND_STREAM, DATA, END, HEADERS, OK, Peer, RESET, WHOLE, WINDOW, ask, get, run};
 
 /// The head of an answer to `GET /` on that stream.
 async fn answered(peer: &mut Peer, client: &Client, stream: u32) -> Answer {
@@ -26,25 +30,60 @@ fn answers_that_nobody_reads_do_not_stop_the_others() {
     run(async {
         let (mut peer, client) = Peer::backend().await;
         let mut unread = Vec::new();
-        for n in 0..32 {
+        for n in 0..128 {
             let stream = 1 + 2 * n;
             unread.push(answered(&mut peer, &client, stream).await);
-            for _ in 0..4 {
-                peer.data(stream, 15_000, 0).await;
-            }
+            peer.data(stream, 15_000, 0).await;
         }
-        let mut answer = answered(&mut peer, &client, 65).await;
+        let mut answer = answered(&mut peer, &client, 257).await;
         let read = spawn_local(async move { drained(&mut answer.body).await.0.len() });
         for _ in 0..100 {
-            peer.data(65, 10_000, 0).await;
+            peer.data(257, 10_000, 0).await;
         }
-        peer.frame(DATA, END, 65, b"").await;
+        peer.frame(DATA, END, 257, b"").await;
         assert_eq!(read.await.expect("no panic"), 1_000_000);
         // Those that waited have lost nothing.
         for (n, mut answer) in (0..).zip(unread) {
             peer.frame(DATA, END, 1 + 2 * n, b"").await;
-            assert_eq!(drained(&mut answer.body).await.0.len(), 60_000);
+            assert_eq!(drained(&mut answer.body).await.0.len(), 15_000);
         }
+    });
+}
+
+#[test]
+fn only_windows_of_answers_that_are_read_grow_and_only_while_there_is_room() {
+    run(async {
+        // For one of them.
+        let (mut peer, client) = Peer::backend_with(4 << 20, Loans::new(64 * 1024)).await;
+        let mut unread = answered(&mut peer, &client, 1).await;
+        peer.data(1, 16_000, 0).await;
+        let mut windows = Vec::new();
+        let mut read = Vec::new();
+        for stream in [3, 5, 7] {
+            let mut answer = answered(&mut peer, &client, stream).await;
+            peer.data(stream, 16_000, 0).await;
+            peer.barrier().await;
+            let frame = poll_fn(|cx| answer.body.poll_frame(cx)).await;
+            assert!(matches!(frame, Some(Ok(Frame::Data(data))) if data.len() == 16_000));
+            peer.barrier().await;
+            // Whoever has it in hand may wait for a client that does not read.
+            assert_eq!(peer.window(stream), BACKEND_STREAM - 16_000);
+            let more = poll_fn(|cx| Poll::Ready(answer.body.poll_frame(cx))).await;
+            assert!(more.is_pending());
+            peer.barrier().await;
+            windows.push(peer.window(stream));
+            if stream == 5 {
+                // What the first one held is there for the next.
+                read.clear();
+            } else {
+                read.push(answer);
+            }
+        }
+        let grown = BACKEND_STREAM + 48 * 1024;
+        assert_eq!(windows, [grown, BACKEND_STREAM, grown]);
+        assert_eq!(peer.window(1), BACKEND_STREAM - 16_000);
+        peer.frame(DATA, END, 1, b"").await;
+        assert_eq!(drained(&mut unread.body).await.0.len(), 16_000);
     });
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use portway_proxy::drain::Drain;
-use portway_proxy::http::h2::{client, server};
+use portway_proxy::http::h2::{Loans, client, server};
 use portway_proxy::http::{
     Authority, Body, Headers, Request, RequestHead, Response, Scheme, Target, Version,
 };
@@ -78,7 +78,7 @@ async fn fetch(pieces: Vec<Bytes>, method: Method) {
         method,
     };
     let room = Rc::new(Notify::new());
-    let client = client::Client::begin(Pieces::new(pieces, Rc::default()), false, room);
+    let client = client::Client::begin(Pieces::new(pieces, Rc::default()), false, room, Loans::new(1 << 20));
     let body =
         if head.method == Method::POST { Body::from(Bytes::from(vec![b'x'; 100_000])) } else { Body::Empty };
     let held = Rc::new(Cell::new(0));

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::Reason;
 use super::body::{self, Incoming};
 use super::fields::{self, Bounds, Length};
+use super::loans::Loans;
 use super::mux::{Config, Mux, Ping, Role, Shared};
 use super::stream::{Answered, Broken, Line, Receiver, Sender};
 use super::wire::{self, Step};
@@ -28,7 +29,8 @@ use crate::http::{Body, BodySource, Frame, Informational, RequestHead, Version};
 /// What a backend may send ahead of our reading, and what is kept of its answers.
 const CONFIG: Config = Config {
     role: Role::Client,
-    stream_window: 64 * 1024,
+    // At first: see `Loans`.
+    stream_window: 16 * 1024,
     // Each stream has a window of its own; none may use up that of the others, who belong to other clients.
     connection_window: 1 << 30,
     frame_bytes: 16 * 1024,
@@ -72,12 +74,15 @@ pub struct Outgoing<'a> {
 
 impl Client {
     /// Begins HTTP/2 with prior knowledge on a fresh connection, `secure` if it is one over TLS, which a task
-    /// of its own drives. `room` is told whenever a stream ends.
-    pub fn begin<I>(io: I, secure: bool, room: Rc<Notify>) -> Self
+    /// of its own drives. `room` is told whenever a stream ends. The windows of streams that are read grow out of
+    /// `loans`.
+    pub fn begin<I>(io: I, secure: bool, room: Rc<Notify>, loans: Rc<Loans>) -> Self
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let mux = Rc::new(RefCell::new(Mux::new(CONFIG)));
+        let mut mux = Mux::new(CONFIG);
+        mux.loans = Some(loans);
+        let mux = Rc::new(RefCell::new(mux));
         let state = Rc::new(State {
             streams: Cell::new(0),
             answered: Cell::new(false),

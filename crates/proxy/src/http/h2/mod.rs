@@ -11,6 +11,7 @@ mod control;
 mod fields;
 mod frame;
 pub mod hpack;
+mod loans;
 mod mux;
 mod output;
 mod receive;
@@ -21,3 +22,4 @@ mod stream;
 mod wire;
 
 pub use frame::Reason;
+pub use loans::Loans;

@@ -15,6 +15,7 @@ use slab::Slab;
 use super::fields::{Bounds, Fields};
 use super::frame::{self, DEFAULT_FRAME, DEFAULT_WINDOW, FrameHead, MAX_STREAM, Reason, setting};
 use super::hpack::{Decoder, Encoder};
+use super::loans::Loans;
 use super::output::Output;
 use super::stream::{Broken, Line, Stream, register};
 use crate::http::Taken;
@@ -138,6 +139,8 @@ pub(super) struct Mux {
     pub(super) woken: bool,
     /// Those who wait until a stream can be opened.
     openers: Vec<Waker>,
+    /// Lets windows grow, towards backends.
+    pub(super) loans: Option<Rc<Loans>>,
 }
 
 /// Whose PING it is.
@@ -223,6 +226,7 @@ impl Mux {
             task: None,
             woken: false,
             openers: Vec::new(),
+            loans: None,
         }
     }
 
@@ -452,6 +456,7 @@ impl Mux {
             self.stir();
         }
         let stream = self.streams.remove(key);
+        self.repay(stream.lent);
         self.ids.remove(&id);
         self.remember(id, stream.cut);
         self.give_back(unread);
@@ -459,10 +464,13 @@ impl Mux {
 
     /// Bytes on a stream have been taken, or are padding: the peer may send as many more there.
     pub(super) fn give_back_on(&mut self, key: usize, bytes: usize) {
+        let window = self.window_of(key);
         let stream = &mut self.streams[key];
         stream.credit += bytes as u32;
-        if stream.credit >= self.config.stream_window / 2 && !stream.received_all && stream.broken.is_none() {
-            let credit = std::mem::take(&mut stream.credit);
+        if stream.credit >= window / 2 && !stream.received_all && stream.broken.is_none() {
+            let more = self.lend(key);
+            let stream = &mut self.streams[key];
+            let credit = std::mem::take(&mut stream.credit) + more;
             stream.receive_window += i64::from(credit);
             frame::put_window(self.out.tail(), stream.id, credit);
             self.stir();

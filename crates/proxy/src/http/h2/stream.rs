@@ -81,7 +81,11 @@ pub(super) struct Stream {
     /// The response has no body, whatever its length says (RFC 9110 section 6.4.1).
     pub(super) bodiless: bool,
     pub(super) receive_window: i64,
-    /// Bytes that were taken, and for which no window has been given back.
+    /// The window has grown.
+    pub(super) lent: bool,
+    /// Bytes that were taken last, and may wait for the other side.
+    pub(super) in_hand: usize,
+    /// Bytes that were taken before, and for which no window has been given back.
     pub(super) credit: u32,
     pub(super) reader: Option<Waker>,
     pub(super) reader_gone: bool,
@@ -169,12 +173,16 @@ impl Mux {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece, Broken>>> {
         let Some(stream) = self.stream(line) else { return Poll::Ready(Some(Err(Broken::Closed))) };
+        // Whoever asks for more is done with what it has.
+        let in_hand = std::mem::take(&mut stream.in_hand);
+        self.give_back_on(line.key, in_hand);
+        let stream = &mut self.streams[line.key];
         let data = match stream.queue.pop_front() {
             Some(data) => data,
             None => std::mem::take(&mut stream.small).freeze(),
         };
         if !data.is_empty() {
-            self.give_back_on(line.key, data.len());
+            stream.in_hand = data.len();
             self.give_back(data.len());
             return Poll::Ready(Some(Ok(Piece::Data(data))));
         }
