@@ -10,13 +10,12 @@ use super::frame::{self, FrameHead, HEAD, MAX_STREAM, PREFACE, Reason};
 use super::hpack::Sink as _;
 use super::mux::{Block, Mux, Role, Violation};
 use super::stream::Answered;
+use super::wire::READ;
 use crate::http::ResponseHead;
 
-/// Frames of this size and more are passed on by reference, if they are a good part of what was read with
-/// them: a piece that is passed on keeps the whole read alive, as long as nobody takes it.
-const BY_REFERENCE: usize = 4096;
-/// How many times its own bytes a piece may keep alive.
-const MOST_KEPT: usize = 4;
+/// Frames of this size and more are passed on by reference. Such a piece keeps the buffer of its read alive as
+/// long as nobody takes it, however much else was read into it.
+const BY_REFERENCE: usize = READ / 4;
 /// Reads of this size and more are shared by what was in them.
 const SHARED: usize = 8 * 1024;
 /// 1xx responses ahead of a final one.
@@ -199,7 +198,7 @@ impl Mux {
         let unread = if stream.reader_gone { payload.len() } else { padding };
         if !data.is_empty() && !stream.reader_gone {
             match shared {
-                Some(shared) if data.len() >= BY_REFERENCE.max(shared.len() / MOST_KEPT) => {
+                Some(shared) if data.len() >= BY_REFERENCE => {
                     if !stream.small.is_empty() {
                         stream.queue.push_back(std::mem::take(&mut stream.small).freeze());
                     }

@@ -13,7 +13,7 @@ use super::mux::{Mux, Violation};
 use super::stream::Broken;
 
 /// Bytes asked for in one read.
-const READ: usize = 32 * 1024;
+pub(super) const READ: usize = 32 * 1024;
 /// How long a peer that has broken the protocol may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much it may send meanwhile.
