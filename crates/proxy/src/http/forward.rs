@@ -325,7 +325,7 @@ impl BodySource for LimitedBody {
         if let Poll::Ready(Some(Err(fault))) = &polled
             && fault.kind.side() == Side::Upstream
         {
-            // As in `Forward::send`.
+            // A backend that keeps the same time may have ended it before our timer fires.
             let now = Instant::now();
             late |= self.limited.deadlines.iter().any(|deadline| is_past(deadline, now));
         }

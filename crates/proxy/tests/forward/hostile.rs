@@ -10,6 +10,7 @@ use std::task::Poll;
 use bytes::Buf;
 use h2::Reason;
 use portway_proxy::http::{Body, Handler, Response};
+use portway_testkit::engine::frames::frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -34,12 +35,8 @@ struct Raw(TcpStream);
 
 impl Raw {
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let mut bytes = u32::try_from(payload.len()).expect("short").to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
         // Whoever is gone by now shows in what the client gets.
-        let _ = self.0.write_all(&bytes).await;
+        let _ = self.0.write_all(&frame(kind, flags, stream, payload)).await;
     }
 
     /// The kind and stream of the next frame; `None` at the end.

@@ -57,6 +57,7 @@ fn a_backend_that_reads_slowly_is_not_a_silent_one() {
                 peer.frame(PING, ACK, 0, &got.payload).await;
             } else if got.kind == DATA {
                 count += got.payload.len();
+                // The clock is the test's: it takes what comes slowly.
                 sleep(Duration::from_secs(10)).await;
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use portway_proxy::{Http2Limits, Limits, Options, Proxy};
+use portway_testkit::engine::frames::frame;
 use portway_testkit::{Answer, Client, Http2, Origin, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,14 +27,6 @@ const END_HEADERS: u8 = 4;
 const ENHANCE_YOUR_CALM: u32 = 11;
 /// `GET http://x/` in HPACK.
 const GET: &[u8] = &[0x82, 0x84, 0x86, 0x41, 1, b'x'];
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
 
 /// An HTTP/2 connection that sends any frames.
 async fn raw(address: SocketAddr) -> anyhow::Result<TcpStream> {

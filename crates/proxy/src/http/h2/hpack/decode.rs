@@ -37,7 +37,8 @@ impl Decoder {
     /// Decodes one whole header block: all of its fragments, joined.
     ///
     /// # Errors
-    /// When it breaks RFC 7541, or is more than `sink` takes. The connection cannot go on: what the peer thinks is in the table is not known.
+    /// When it breaks RFC 7541, or is more than `sink` takes. The connection cannot go on: what the peer thinks is
+    /// in the table is not known.
     pub fn decode(&mut self, block: &[u8], sink: &mut impl Sink) -> Result<(), Malformed> {
         let mut rest = block;
         let block = &mut rest;
