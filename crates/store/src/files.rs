@@ -17,7 +17,7 @@ use crate::Loaded;
 use crate::catalog::Catalog;
 use crate::read::{self, Content};
 use crate::resources::{Changes, Resources};
-use crate::scan::{Layout, Limits, Root, Scan, Stamp, is_manifest, scan};
+use crate::scan::{Inode, Layout, Limits, Root, Scan, Stamp, inode, is_manifest, scan};
 use crate::watch::{Concern, Handle, Watch};
 
 /// Below so many files, threads cost more than they save.
@@ -170,14 +170,19 @@ impl FileSource {
         let (mut due, mut gone) = (Vec::new(), Vec::new());
         let mut new_bytes = Vec::new();
         for path in files {
-            let known = self.known.get(path).map(|known| Arc::clone(&known.name));
+            let known = self.known.get(path).map(|known| (Arc::clone(&known.name), known.stamp.inode));
             match (self.sight(path), known) {
-                (Some(Sight::File { .. }), Some(name)) => due.push((path.clone(), name)),
-                (Some(Sight::File { name: Some(name), bytes }), None) => {
+                // Another file may be there now than the one that was read: what led to that one too counts again.
+                (Some(Sight::File { name: alone, inode, .. }), Some((name, before)))
+                    if alone.is_some() || inode == before =>
+                {
+                    due.push((path.clone(), name));
+                }
+                (Some(Sight::File { name: Some(name), bytes, .. }), None) => {
                     due.push((path.clone(), name));
                     new_bytes.push(bytes);
                 }
-                (Some(Sight::Nothing), known) => gone.extend(known.map(|name| (path.clone(), name))),
+                (Some(Sight::Nothing), known) => gone.extend(known.map(|(name, _)| (path.clone(), name))),
                 _ => return self.look_at_everything(files),
             }
         }
@@ -202,7 +207,7 @@ impl FileSource {
         let name = || self.layout.name_alone(self.watch.inode(path.parent()?)?, path);
         match std::fs::symlink_metadata(path) {
             Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {
-                Some(Sight::File { name: name(), bytes: metadata.size() })
+                Some(Sight::File { name: name(), inode: inode(&metadata), bytes: metadata.size() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => name().map(|_| Sight::Nothing),
             _ => None,
@@ -283,6 +288,7 @@ enum Sight {
     /// A file; if it concerns no other, with its name as the user would write it.
     File {
         name: Option<Arc<str>>,
+        inode: Inode,
         bytes: u64,
     },
 }
@@ -451,6 +457,25 @@ mod tests {
         for path in ["root", "root/folder", "root/..data"] {
             assert_eq!(about(path), Concern::Everything, "{path}");
         }
+    }
+
+    /// One of two names of a file is given to another file: what the other name leads to is read under it.
+    #[test]
+    fn a_file_that_is_replaced_leaves_its_other_name() {
+        let outside = TempDir::new().unwrap();
+        let root = outside.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let [b, c, d] = ["b.yaml", "c.yaml", "d.txt"].map(|name| root.join(name));
+        let text = |name| format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}");
+        fs::write(&b, text("one")).unwrap();
+        fs::hard_link(&b, &c).unwrap();
+        let (mut source, _) = FileSource::open([root.clone()]);
+        fs::write(&d, text("two")).unwrap();
+        fs::rename(&d, &b).unwrap();
+        happened(&mut source, &[d, b]);
+        let names: Vec<_> =
+            source.catalog.resources.all::<ConfigMap>().map(|map| map.key.name.to_string()).collect();
+        assert_eq!(names, ["one", "two"]);
     }
 
     proptest! {

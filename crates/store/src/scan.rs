@@ -35,7 +35,7 @@ impl Default for Limits {
 /// What tells one content of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    inode: Inode,
+    pub(crate) inode: Inode,
     modified: (i64, i64),
     /// Changes even where a tool sets the time of modification back.
     changed: (i64, i64),
