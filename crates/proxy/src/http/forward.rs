@@ -72,6 +72,7 @@ impl Forward<'_> {
         let mut deadline = self.request_deadline().map(|at| Box::pin(sleep_until(at)));
         let mut tried = None;
         let mut fresh = false;
+        let turn = self.pools.turn();
         // Held from a retry's begin to the end of its response.
         let mut budget: Option<Retrying> = None;
         loop {
@@ -95,7 +96,8 @@ impl Forward<'_> {
                 let sooner = deadline.as_ref().is_none_or(|whole| at < whole.deadline());
                 sooner.then(|| Box::pin(sleep_until(at)))
             });
-            let Tried { result, reused } = self.try_once(&lease, fresh, &mut deadline, &mut per_try).await;
+            let tries = self.try_once(&lease, fresh, turn, &mut deadline, &mut per_try);
+            let Tried { result, reused } = tries.await;
             let now = Instant::now();
             let took = now.saturating_duration_since(begun);
             let (outcome, result) = match result {
@@ -192,11 +194,12 @@ impl Forward<'_> {
         &self,
         lease: &Rc<Lease>,
         fresh: bool,
+        turn: u64,
         deadline: &mut Deadline,
         per_try: &mut Deadline,
     ) -> Tried {
         let reused = Cell::new(false);
-        let mut attempt = pin!(self.attempt(lease, fresh, &reused));
+        let mut attempt = pin!(self.attempt(lease, fresh, turn, &reused));
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
                 return Poll::Ready(result);
@@ -216,9 +219,10 @@ impl Forward<'_> {
         &self,
         lease: &Rc<Lease>,
         fresh: bool,
+        turn: u64,
         was_reused: &Cell<bool>,
     ) -> Result<Answer, SendError> {
-        let connection = self.pools.connection(lease, self.protocol(fresh)).await;
+        let connection = self.pools.connection(lease, self.protocol(fresh), turn).await;
         match connection {
             Ok(Connection::H1 { client, reused }) => {
                 was_reused.set(reused);

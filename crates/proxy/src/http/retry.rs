@@ -4,7 +4,7 @@
 //! |-|-|-|
 //! | an idle connection was closed before it took a byte | at once, free | at once, free |
 //! | an idle connection broke before the answer | idempotent: at once, free | idempotent: at once, free |
-//! | an HTTP/2 connection went away ahead of the request | at once, free, up to five times | the same |
+//! | an HTTP/2 connection went away ahead of the request | at once, free, up to 20 times | the same |
 //! | no connection, or the request was refused unprocessed | `attempts` | once |
 //! | a fresh connection broke before the answer | idempotent: `attempts` | no |
 //! | the try took too long | idempotent or 504 among `codes`: `attempts` | no |
@@ -39,9 +39,9 @@ pub(crate) struct Retries<'a> {
     left_behind: u32,
 }
 
-/// A backend that takes a hundred requests from each connection, say, may leave one behind several times
-/// when many are under way; one that takes none must not be asked without end.
-const MOST_LEFT_BEHIND: u32 = 5;
+/// A backend that takes ten requests from each connection, say, may leave one behind several times when many are
+/// under way; one that takes none must not be asked without end.
+const MOST_LEFT_BEHIND: u32 = 20;
 
 /// What a try came to.
 #[derive(Clone, Copy, Debug)]
@@ -158,10 +158,10 @@ mod tests {
         Outcome::Failed { kind, progress, reused }
     }
 
-    /// How many retries follow when the same thing happens each time, up to 10.
+    /// How many retries follow when the same thing happens each time, up to 30.
     fn count(policy: Option<&Retry>, method: Method, outcome: Outcome) -> usize {
         let mut retries = Retries::new(policy, &method);
-        (0..10).take_while(|_| retries.next(outcome).is_some()).count()
+        (0..30).take_while(|_| retries.next(outcome).is_some()).count()
     }
 
     #[test]
@@ -183,8 +183,8 @@ mod tests {
             (None, &get, stale(Unanswered), 1),
             (Some(&off), &get, stale(Unanswered), 0),
             (Some(&off), &post, stale(Unsent), 1),
-            (Some(&off), &post, stale(LeftBehind), 5),
-            (None, &post, fresh(LeftBehind), 6),
+            (Some(&off), &post, stale(LeftBehind), 20),
+            (None, &post, fresh(LeftBehind), 21),
             (None, &post, stale(Refused), 1),
             (Some(&three), &post, stale(Refused), 3),
             (Some(&off), &post, stale(Refused), 0),

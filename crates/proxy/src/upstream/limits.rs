@@ -15,7 +15,7 @@ pub struct Limits {
     pub connections_per_endpoint: usize,
     /// How many HTTP/2 connections one worker opens to one endpoint when their streams are used up; 16.
     pub h2_connections_per_endpoint: usize,
-    /// How many requests of one worker may wait for a connection to one endpoint; 1,024. Further ones are
+    /// How many requests of one worker may wait for a connection to one endpoint; 4,096. Further ones are
     /// answered with 503.
     pub waiting_per_endpoint: usize,
     /// How long a request waits for a connection while all are in use; 5 s.
@@ -54,7 +54,7 @@ impl Default for Limits {
             idle_per_endpoint: 256,
             connections_per_endpoint: 4096,
             h2_connections_per_endpoint: 16,
-            waiting_per_endpoint: 1024,
+            waiting_per_endpoint: 4096,
             wait_timeout: Duration::from_secs(5),
             stream_idle_timeout: Duration::from_secs(300),
             replay_buffer: 64 * 1024,

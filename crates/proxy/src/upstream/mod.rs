@@ -16,6 +16,7 @@ mod connect;
 mod limits;
 mod permits;
 mod pool;
+mod queue;
 mod resolve;
 mod tls;
 mod verify;

@@ -14,12 +14,13 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rustls::ClientConfig;
 use slab::Slab;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backend::now_ms;
 use super::connect::{Secure, connect};
 use super::permits::{Permit, Permits, Waiting};
+use super::queue::Queue;
 use super::tls::{ClientTls, ClientTlsId};
 use super::{Backend, Endpoint, EndpointId, InFlight, Limits, Transport};
 use crate::fault::{Fault, FaultKind};
@@ -47,6 +48,8 @@ pub struct Pools {
     loans: Rc<h2::Loans>,
     /// Counts sweeps: the clock of [`Lease::touch`].
     sweeps: Cell<u64>,
+    /// Counts requests.
+    turns: Cell<u64>,
 }
 
 /// Which endpoint, and by which TLS it is reached.
@@ -66,12 +69,12 @@ struct Pool {
     permits: Rc<Permits>,
     waiting: Cell<usize>,
     shared: RefCell<Vec<Rc<h2::client::Client>>>,
-    /// Held by whoever opens an HTTP/2 connection, so that others share it.
-    opening: tokio::sync::Mutex<()>,
-    /// When a connect has failed last.
-    failed: Cell<Option<Instant>>,
-    /// Told when HTTP/2 streams end.
-    room: Rc<Notify>,
+    /// Those who wait for room on an HTTP/2 connection.
+    queue: Rc<Queue>,
+    /// An HTTP/2 connection is being opened.
+    opening: Cell<bool>,
+    /// When opening an HTTP/2 connection has failed last, and why.
+    failed: RefCell<Option<(Instant, Fault)>>,
     /// The time of the last sweep, which is when connections come back.
     now: Cell<Instant>,
 }
@@ -142,6 +145,7 @@ impl Pools {
             mirrors: Cell::new(0),
             held_back: Cell::new(0),
             sweeps: Cell::new(0),
+            turns: Cell::new(0),
         });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pools), departures));
         pools
@@ -207,24 +211,35 @@ impl Pools {
                 permits: Permits::new(self.limits.connections_per_endpoint),
                 waiting: Cell::new(0),
                 shared: RefCell::default(),
-                opening: tokio::sync::Mutex::new(()),
-                failed: Cell::new(None),
-                room: Rc::new(Notify::new()),
+                queue: Rc::default(),
+                failed: RefCell::default(),
+                opening: Cell::new(false),
                 now: Cell::new(Instant::now()),
             })
         });
         pool.clone()
     }
 
-    /// A connection for a try: one that idles, a shared one, or a new one. What takes time is boxed, since
-    /// requests that find a connection would carry the room for it.
+    /// The turn of a new request, by which it waits where others do.
+    #[inline]
+    pub fn turn(&self) -> u64 {
+        self.turns.replace(self.turns.get() + 1)
+    }
+
+    /// A connection for a try of the request with that turn: one that idles, a shared one, or a new one. What
+    /// takes time is boxed, since requests that find a connection would carry the room for it.
     ///
     /// # Errors
     /// [`FaultKind::Connect`] or [`FaultKind::UpstreamTls`] when there is none to be had;
     /// [`FaultKind::Overloaded`] when all are in use and too many requests wait already, or for too long.
-    pub async fn connection(&self, lease: &Lease, protocol: Protocol) -> Result<Connection, Fault> {
+    pub async fn connection(
+        &self,
+        lease: &Lease,
+        protocol: Protocol,
+        turn: u64,
+    ) -> Result<Connection, Fault> {
         if protocol == Protocol::H2 {
-            return lease.pool.shared_connection(self).await.map(Connection::H2);
+            return lease.pool.shared_connection(self, turn).await.map(Connection::H2);
         }
         let pool = &lease.pool;
         let permit = match pool.permits.try_take() {
@@ -418,10 +433,7 @@ impl Pool {
         let result = connect(self.endpoint.address(), secure, limits, &self.counts).await;
         match &result {
             Ok(_) => self.endpoint.connected(),
-            Err(_) => {
-                self.failed.set(Some(Instant::now()));
-                self.endpoint.connect_failed(now_ms());
-            }
+            Err(_) => self.endpoint.connect_failed(now_ms()),
         }
         result
     }
@@ -443,40 +455,52 @@ impl Pool {
     }
 
     /// An HTTP/2 connection with room for a stream.
-    async fn shared_connection(&self, pools: &Pools) -> Result<Rc<h2::client::Client>, Fault> {
-        let Pools { limits, loans, .. } = pools;
-        if let Some(client) = self.with_room() {
+    async fn shared_connection(
+        self: &Rc<Self>,
+        pools: &Pools,
+        turn: u64,
+    ) -> Result<Rc<h2::client::Client>, Fault> {
+        let limits = &pools.limits;
+        // Who waits comes first.
+        if self.queue.is_empty()
+            && let Some(client) = self.with_room()
+        {
             return Ok(client);
         }
         let begun = Instant::now();
         // The time for waiting is apart from the time for connecting.
         let at_most = limits.wait_timeout + limits.connect_timeout + limits.handshake_timeout;
-        Box::pin(self.wait(limits, at_most, async {
-            loop {
-                let room = self.room.notified();
-                {
-                    let _opening = self.opening.lock().await;
-                    if let Some(client) = self.with_room() {
-                        return Ok(client);
-                    }
-                    if self.failed.get().is_some_and(|failed| failed >= begun) {
-                        // Whoever opened one while this request waited has had no luck.
-                        return Err(Fault::new(FaultKind::Connect, self.endpoint.address()));
-                    }
-                    if self.shared.borrow().len() < limits.h2_connections_per_endpoint {
-                        let stream = self.connect(limits, b"h2").await?;
-                        let (secure, room) = (self.tls.is_some(), self.room.clone());
-                        let client = Rc::new(h2::client::Client::begin(stream, secure, room, loans.clone()));
-                        if !self.is_closed() {
-                            self.shared.borrow_mut().push(client.clone());
-                        }
-                        return Ok(client);
-                    }
-                }
-                room.await;
+        let waiting = self.queue.wait(turn, || {
+            if let Some(client) = self.with_room() {
+                return Some(Ok(client));
             }
-        }))
-        .await?
+            // Opening one while this request waited has had no luck.
+            if let Some((_, fault)) = self.failed.borrow().as_ref().filter(|(failed, _)| *failed >= begun) {
+                return Some(Err(fault.clone()));
+            }
+            if !self.opening.get() && self.shared.borrow().len() < limits.h2_connections_per_endpoint {
+                self.opening.set(true);
+                tokio::task::spawn_local(self.clone().open(limits.clone(), pools.loans.clone()));
+            }
+            None
+        });
+        Box::pin(self.wait(limits, at_most, waiting)).await?
+    }
+
+    /// Opens an HTTP/2 connection for all who wait. A task of its own, since they may find room elsewhere, or give
+    /// up, meanwhile.
+    async fn open(self: Rc<Self>, limits: Limits, loans: Rc<h2::Loans>) {
+        match self.connect(&limits, b"h2").await {
+            Ok(stream) => {
+                let (secure, queue) = (self.tls.is_some(), self.queue.clone());
+                let room = Rc::new(move || queue.stir());
+                let client = h2::client::Client::begin(stream, secure, room, loans);
+                self.shared.borrow_mut().push(Rc::new(client));
+            }
+            Err(fault) => drop(self.failed.replace(Some((Instant::now(), fault)))),
+        }
+        self.opening.set(false);
+        self.queue.stir();
     }
 
     fn with_room(&self) -> Option<Rc<h2::client::Client>> {

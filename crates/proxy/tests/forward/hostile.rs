@@ -135,6 +135,34 @@ fn a_call_that_is_left_behind_time_and_again_is_not_lost() {
 }
 
 #[test]
+fn many_calls_to_a_backend_that_takes_few_from_each_connection_are_not_lost() {
+    const EACH: usize = 10;
+    run(async {
+        let address = raw(|mut raw| async move {
+            let mut taken = 0;
+            while let Some(stream) = raw.opened().await {
+                taken += 1;
+                if taken <= EACH {
+                    raw.answer(stream).await;
+                }
+                if taken == EACH {
+                    raw.send(GOAWAY, 0, 0, &[&stream.to_be_bytes()[..], &[0; 4]].concat()).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Harness::start(&setup(address)).await;
+        let client = async || {
+            for _ in 0..20 {
+                let response = gateway.handle(call(Body::Empty, &[])).await;
+                assert_eq!(response.head.headers.get("grpc-status"), None);
+            }
+        };
+        futures_util::future::join_all((0..8 * EACH).map(|_| client())).await;
+    });
+}
+
+#[test]
 fn a_backend_that_turns_calls_away_for_an_error_is_not_pressed() {
     run(async {
         let asked = Rc::new(Cell::new(0));

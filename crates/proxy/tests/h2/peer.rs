@@ -17,7 +17,6 @@ use portway_proxy::observe::Recorder;
 use portway_testkit::engine::frames::{PREFACE, SETTINGS, frame};
 use portway_testkit::engine::{connection, head};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
@@ -119,7 +118,7 @@ impl Peer {
     /// The same with so much room for windows that grow.
     pub(crate) async fn backend_with(bytes: usize, loans: Rc<Loans>) -> (Self, Rc<Client>) {
         let (ours, theirs) = tokio::io::duplex(bytes);
-        let client = Client::begin(theirs, false, Rc::new(Notify::new()), loans);
+        let client = Client::begin(theirs, false, Rc::new(|| ()), loans);
         let mut peer = Self::on(ours);
         peer.stream_window = BACKEND_STREAM;
         let mut preface = [0; 24];

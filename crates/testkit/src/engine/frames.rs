@@ -12,7 +12,6 @@ use portway_proxy::http::{
     Authority, Body, Headers, Request, RequestHead, Response, Scheme, Target, Version,
 };
 use portway_proxy::observe::Recorder;
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -77,8 +76,8 @@ async fn fetch(pieces: Vec<Bytes>, method: Method) {
         headers: Headers::from([("x", "y")]),
         method,
     };
-    let room = Rc::new(Notify::new());
-    let client = client::Client::begin(Pieces::new(pieces, Rc::default()), false, room, Loans::new(1 << 20));
+    let client =
+        client::Client::begin(Pieces::new(pieces, Rc::default()), false, Rc::new(|| ()), Loans::new(1 << 20));
     let body =
         if head.method == Method::POST { Body::from(Bytes::from(vec![b'x'; 100_000])) } else { Body::Empty };
     let held = Rc::new(Cell::new(0));

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -54,8 +53,8 @@ struct State {
     answered: Cell<bool>,
     idle_since: Cell<Instant>,
     secure: bool,
-    /// Told when a stream has ended or the connection is gone.
-    room: Rc<Notify>,
+    /// Called when a stream has ended or the connection is gone.
+    room: Rc<dyn Fn()>,
 }
 
 /// A request to send.
@@ -74,9 +73,9 @@ pub struct Outgoing<'a> {
 
 impl Client {
     /// Begins HTTP/2 with prior knowledge on a fresh connection, `secure` if it is one over TLS, which a task
-    /// of its own drives. `room` is told whenever a stream ends. The windows of streams that are read grow out of
+    /// of its own drives. `room` is called whenever a stream ends. The windows of streams that are read grow out of
     /// `loans`.
-    pub fn begin<I>(io: I, secure: bool, room: Rc<Notify>, loans: Rc<Loans>) -> Self
+    pub fn begin<I>(io: I, secure: bool, room: Rc<dyn Fn()>, loans: Rc<Loans>) -> Self
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -185,7 +184,7 @@ impl Client {
 }
 
 /// Drives a connection to its end: until the peer ends it, or nobody wants it any more.
-async fn drive<I>(mut io: I, mux: Shared, room: Rc<Notify>)
+async fn drive<I>(mut io: I, mux: Shared, room: Rc<dyn Fn()>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -213,7 +212,7 @@ where
                     let now = (mux.borrow().peer_streams, mux.borrow().left);
                     if std::mem::replace(&mut offer, now) != now {
                         // Those who wait may find room here, or open another connection.
-                        room.notify_waiters();
+                        room();
                     }
                 }
                 Poll::Ready(Step::Ended) => return Poll::Ready(()),
@@ -225,7 +224,7 @@ where
     })
     .await;
     mux.borrow_mut().fail(Broken::Closed, None);
-    room.notify_waiters();
+    room();
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::io::AsyncWriteExt::shutdown(&mut io)).await;
 }
 
@@ -255,7 +254,7 @@ impl Drop for Counted {
         if left == 0 {
             self.0.idle_since.set(Instant::now());
         }
-        self.0.room.notify_one();
+        (self.0.room)();
     }
 }
 

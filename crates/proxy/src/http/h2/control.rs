@@ -134,8 +134,11 @@ impl Mux {
             }
             let broken = self.turned_away();
             let behind = |stream: &Stream| stream.id > last & MAX_STREAM;
-            let keys = self.streams.iter().filter(|(_, s)| behind(s)).map(|(key, _)| key);
-            for key in keys.collect::<Vec<usize>>() {
+            let left = self.streams.iter().filter(|(_, stream)| behind(stream));
+            let mut left: Vec<(u32, usize)> = left.map(|(key, stream)| (stream.id, key)).collect();
+            // They go on elsewhere in the order in which they came.
+            left.sort_unstable();
+            for (_, key) in left {
                 self.break_stream(key, broken);
             }
         }
