@@ -34,28 +34,63 @@ struct Field {
 /// The lines of a received head that are kept: see [`Headers::received`].
 pub(in crate::http) struct Places(Vec<Field>);
 
+/// What becomes of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Fate {
+    /// It is left out.
+    Dropped,
+    /// It is kept.
+    Kept,
+    /// It is kept, and known not to be one of an engine's own.
+    EndToEnd,
+}
+
 impl Places {
-    /// Room for that many lines, and for what the gateway adds to a message.
-    pub(in crate::http) fn with_capacity(lines: usize) -> Self {
-        Self(Vec::with_capacity(lines + 6))
+    /// Room for most heads, and for what the gateway adds to a message.
+    pub(in crate::http) fn new() -> Self {
+        Self(Vec::with_capacity(24))
+    }
+
+    pub(in crate::http) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Appends a field by the byte ranges of its name and value in the head, of which each line ends in
-    /// CRLF. `end_to_end`: it is known not to be one of an engine's own.
+    /// CRLF.
     #[inline]
-    pub(in crate::http) fn push(
-        &mut self,
-        head: &[u8],
-        name: Range<u32>,
-        value: Range<u32>,
-        end_to_end: bool,
-    ) {
-        let bytes = |at: u32| head.get(at as usize..at as usize + 2);
+    pub(in crate::http) fn push(&mut self, head: &[u8], name: Range<usize>, value: Range<usize>) {
+        let bytes = |at: usize| head.get(at..at + 2);
         let is_line = value.start == name.end + 2
             && bytes(name.end) == Some(b": ")
             && bytes(value.end) == Some(b"\r\n");
-        let text = |r: Range<u32>| Text { start: r.start, len: r.end - r.start };
-        self.0.push(Field { name: text(name), value: text(value), is_line, end_to_end });
+        let text = |range: Range<usize>| Text { start: range.start as u32, len: range.len() as u32 };
+        self.0.push(Field { name: text(name), value: text(value), is_line, end_to_end: false });
+    }
+
+    /// Asks for each field, by the same ranges, what is to become of it; ends with the first error.
+    #[inline]
+    pub(in crate::http) fn judge<E>(
+        &mut self,
+        mut judge: impl FnMut(Range<usize>, Range<usize>) -> Result<Fate, E>,
+    ) -> Result<(), E> {
+        let range = |text: Text| text.start as usize..(text.start + text.len) as usize;
+        let mut failed = Ok(());
+        self.0.retain_mut(|field| {
+            if failed.is_err() {
+                return false;
+            }
+            match judge(range(field.name), range(field.value)) {
+                Ok(fate) => {
+                    field.end_to_end = fate == Fate::EndToEnd;
+                    fate != Fate::Dropped
+                }
+                Err(error) => {
+                    failed = Err(error);
+                    false
+                }
+            }
+        });
+        failed
     }
 }
 
@@ -314,11 +349,8 @@ mod tests {
     #[test]
     fn lines_are_written_as_they_are_in_order() {
         let head = b"GET / HTTP/1.1\r\nA: 1\r\nb:2\r\nHost: h\r\nC: 3 \r\nD:  4\r\nE: 5\r\nF: \r\n\r\n";
-        let mut places = Places::with_capacity(8);
-        let mut push = |name: Range<usize>, value: Range<usize>| {
-            let place = |r: Range<usize>| r.start as u32..r.end as u32;
-            places.push(head, place(name), place(value), false);
-        };
+        let mut places = Places::new();
+        let mut push = |name: Range<usize>, value: Range<usize>| places.push(head, name, value);
         let find = |text: &[u8]| head.windows(text.len()).position(|w| w == text).unwrap();
         for (name, value) in [("A", "1"), ("b", "2"), ("Host", "h"), ("C", "3"), ("D", "4"), ("E", "5")] {
             let (n, v) = (find(format!("\n{name}:").as_bytes()) + 1, find(value.as_bytes()));
@@ -347,9 +379,9 @@ mod tests {
     #[test]
     fn raw_fields_read_from_the_received_head() {
         let head = b"Host: a\r\nConnection: close, X\r\n";
-        let mut places = Places::with_capacity(2);
-        places.push(head, 0..4, 6..7, false);
-        places.push(head, 9..19, 21..29, false);
+        let mut places = Places::new();
+        places.push(head, 0..4, 6..7);
+        places.push(head, 9..19, 21..29);
         let headers = Headers::received(Bytes::from_static(head), places);
         assert_eq!(headers.get("host"), Some(&b"a"[..]));
         assert!(headers.has_token("connection", "x") && !headers.has_token("connection", "clos"));

@@ -15,6 +15,7 @@ mod client;
 mod encode;
 mod framing;
 pub(crate) mod io;
+mod lines;
 pub(in crate::http) mod names;
 mod parse;
 mod request_body;

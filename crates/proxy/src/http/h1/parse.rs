@@ -1,24 +1,27 @@
 //! Heads: bytes in, [`RequestHead`] or [`ResponseHead`] and the body's framing out.
 //!
-//! `httparse` splits the lines; what it lets through and RFC 9112 leaves to the recipient is refused here.
+//! `lines` splits them; what RFC 9112 leaves to the recipient is refused here. Why a head is none, `httparse`
+//! tells.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 use http::{Method, StatusCode};
-use httparse::{Header, ParserConfig, Status};
+use httparse::Status;
 
 use super::framing::{self, Decoder};
+use super::lines;
 use super::names::{self, ConnectionOptions, InvalidConnection, MAX_METHOD, Own};
 use super::target;
 use super::{Settings, Underscores};
 use crate::fault::FaultKind;
-use crate::http::headers::Places;
+use crate::http::headers::{Fate, Places};
 use crate::http::{Authority, Headers, RequestHead, ResponseHead, Scheme, Version};
 
 /// Field lines for which there is room; `Settings::max_headers` cannot be more.
 const MOST_HEADERS: usize = 256;
+
+const TOO_LARGE: Malformed = Malformed("the head is too large");
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +97,6 @@ impl Progress {
     }
 }
 
-fn place(base: &[u8], part: &[u8]) -> Range<u32> {
-    let start = (part.as_ptr() as usize - base.as_ptr() as usize) as u32;
-    start..start + part.len() as u32
-}
-
 /// Takes the head off the input.
 fn take_head(input: &mut Bytes, len: usize) -> Bytes {
     if input.len() == len {
@@ -110,18 +108,20 @@ fn take_head(input: &mut Bytes, len: usize) -> Bytes {
     head
 }
 
-/// httparse takes a bare LF for a line's end; two parsers that differ on that are what smuggling needs.
-fn ends_in_crlf(head: &[u8], fields: &[Header<'_>]) -> bool {
-    let base = head.as_ptr() as usize;
-    head.ends_with(b"\r\n\r\n")
-        && fields.iter().all(|field| {
-            let start = field.name.as_ptr() as usize - base;
-            start >= 2 && head[start - 2..start] == *b"\r\n"
-        })
-}
-
-fn config() -> ParserConfig {
-    ParserConfig::default()
+/// Reads field lines from a place on, to the empty line: where they are, and where that ends. `None`: they are
+/// malformed, not whole, or too many.
+#[inline]
+fn field_lines(head: &[u8], mut at: usize, max_headers: usize) -> Option<(Places, usize)> {
+    let mut places = Places::new();
+    while !lines::is_end(head, at) {
+        let (line, next) = lines::field_line(head, at)?;
+        if places.len() == max_headers {
+            return None;
+        }
+        places.push(head, line.name, line.value);
+        at = next;
+    }
+    Some((places, at + 2))
 }
 
 /// Reads a request's head off the input; `None`: there is more to come.
@@ -149,31 +149,17 @@ pub(super) fn request(
         return if input.len() > settings.max_head { Err(too_large(input, settings)) } else { Ok(None) };
     }
 
-    let mut space = [const { MaybeUninit::uninit() }; MOST_HEADERS];
-    let space = &mut space[..settings.max_headers.min(MOST_HEADERS)];
-    let mut parsed = httparse::Request::new(&mut []);
-    let len = match config().parse_request_with_uninit_headers(&mut parsed, input, space) {
-        Ok(Status::Complete(len)) if len <= settings.max_head => len,
-        _ if has_long_line(input, settings) => return Err(too_large(input, settings)),
-        Ok(Status::Partial) if input.len() < settings.max_head => return Ok(None),
-        Ok(_) => return Err(too_large(input, settings)),
-        // Which answer it gets must not depend on how much of the line has come.
-        Err(httparse::Error::Version) if !input.contains(&b'\n') && input.len() < settings.max_head => {
-            return Ok(None);
-        }
-        Err(error) => return Err(refusal(error, input)),
-    };
+    let max_headers = settings.max_headers.min(MOST_HEADERS);
+    let read = lines::request_line(input)
+        .and_then(|line| field_lines(input, line.end, max_headers).map(|fields| (line, fields)))
+        .filter(|(_, (_, len))| *len <= settings.max_head);
+    let Some((line, (mut places, len))) = read else { return incomplete_request(input, settings) };
     let head = &input[..len];
-    if !ends_in_crlf(head, parsed.headers) {
-        return Err(Malformed("a bare line feed").into());
-    }
-    let target = parsed.path.unwrap_or_default().as_bytes();
-    if target.len() > settings.max_target {
+    if line.target.len() > settings.max_target {
         return Err(Refusal { kind: FaultKind::TargetTooLong, detail: "the target is too long" });
     }
-    let target = place(head, target);
-    let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
-    let method = parsed.method.unwrap_or_default().as_bytes();
+    let version = if line.version_1_1 { Version::Http11 } else { Version::Http10 };
+    let method = &head[line.method];
     let method = match Method::from_bytes(method) {
         Ok(Method::CONNECT) => {
             return Err(Refusal { kind: FaultKind::NotImplemented, detail: "CONNECT" });
@@ -182,27 +168,25 @@ pub(super) fn request(
         _ => return Err(Malformed("not a method").into()),
     };
 
-    let mut places = Places::with_capacity(parsed.headers.len());
     let mut fields = Fields::default();
     let mut host = None;
     // Most heads have neither, anywhere: which field it is in need not be asked.
     let obs_text = head.iter().fold(0, |all, byte| all | byte) > 0x7f;
     let underscore = memchr::memchr(b'_', head).is_some();
-    for header in parsed.headers.iter() {
-        let (name, value) = (header.name.as_bytes(), header.value);
+    places.judge(|name, at| {
+        let (name, value) = (&head[name], &head[at.clone()]);
         if obs_text && !settings.allow_obs_text && !value.is_ascii() {
-            return Err(Malformed("a field value with bytes above 0x7F").into());
+            return Err(Refusal::from(Malformed("a field value with bytes above 0x7F")));
         }
-        let own = names::own(name);
-        let keep = match own {
-            None => !underscore || !name.contains(&b'_') || keep_underscore(name, settings)?,
+        match names::own(name) {
+            None if underscore && name.contains(&b'_') => return keep_underscore(name, settings),
+            None => return Ok(Fate::EndToEnd),
             Some(Own::Host) => {
-                if host.replace(place(head, value)).is_some() {
+                if host.replace(at).is_some() {
                     return Err(Malformed("more than one Host").into());
                 }
-                false
             }
-            Some(Own::Expect) if version == Version::Http10 => false,
+            Some(Own::Expect) if version == Version::Http10 => {}
             Some(Own::Expect) => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal {
@@ -211,24 +195,21 @@ pub(super) fn request(
                     });
                 }
                 fields.expects_continue = true;
-                false
             }
-            Some(own) => fields.read(own, value, head)?,
-        };
-        if keep {
-            places.push(head, place(head, name), place(head, value), own.is_none());
+            Some(own) => fields.read(own, value, at)?,
         }
-    }
+        Ok(Fate::Dropped)
+    })?;
     let body = fields.framing(version == Version::Http11, settings.max_headers)?.unwrap_or(Decoder::Done);
 
     let raw = take_head(input, len);
-    let slice = |r: Range<u32>| raw.slice(r.start as usize..r.end as usize);
+    let slice = |range: Range<usize>| raw.slice(range);
     let host = match host {
         Some(host) => Some(Authority::parse(slice(host)).map_err(|_| Malformed("not a Host"))?),
         None if version == Version::Http11 => return Err(Malformed("no Host").into()),
         None => None,
     };
-    let target = target::read(slice(target), &method, scheme, host.as_ref())?;
+    let target = target::read(slice(line.target), &method, scheme, host.as_ref())?;
     let authority = match target.authority.or(host) {
         Some(authority) => authority,
         None => Authority::parse(Bytes::new()).map_err(|_| Malformed("no Host"))?,
@@ -250,6 +231,25 @@ pub(super) fn request(
     Ok(Some(ReceivedRequest { head, body, upgrade, expects_continue, keep_alive }))
 }
 
+/// What is wrong with a request's head that could not be read; `None`: there is more to come.
+#[cold]
+fn incomplete_request(input: &[u8], settings: &Settings) -> Result<Option<ReceivedRequest>, Refusal> {
+    let mut space = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut parsed = httparse::Request::new(&mut space[..settings.max_headers.min(MOST_HEADERS)]);
+    match parsed.parse(input) {
+        // httparse takes a bare LF for a line's end; two parsers that differ on that are what smuggling needs.
+        Ok(Status::Complete(len)) if len <= settings.max_head => Err(Malformed("a bare line feed").into()),
+        _ if has_long_line(input, settings) => Err(too_large(input, settings)),
+        Ok(Status::Partial) if input.len() < settings.max_head => Ok(None),
+        Ok(_) => Err(too_large(input, settings)),
+        // Which answer it gets must not depend on how much of the line has come.
+        Err(httparse::Error::Version) if !input.contains(&b'\n') && input.len() < settings.max_head => {
+            Ok(None)
+        }
+        Err(error) => Err(refusal(error, input)),
+    }
+}
+
 /// Reads a response's head off the input; `None`: there is more to come. `to_head`: it answers a HEAD.
 pub(super) fn response(
     input: &mut Bytes,
@@ -258,7 +258,6 @@ pub(super) fn response(
     max_head: usize,
     max_headers: usize,
 ) -> Result<Option<ReceivedResponse>, Malformed> {
-    const TOO_LARGE: Malformed = Malformed("the head is too large");
     match input.first() {
         None => return Ok(None),
         Some(b'H') => {}
@@ -268,40 +267,34 @@ pub(super) fn response(
     if !progress.is_due(input) {
         return if input.len() > max_head { Err(TOO_LARGE) } else { Ok(None) };
     }
-    let mut space = [const { MaybeUninit::uninit() }; MOST_HEADERS];
-    let space = &mut space[..max_headers.min(MOST_HEADERS)];
-    let mut parsed = httparse::Response::new(&mut []);
-    let len = match config().parse_response_with_uninit_headers(&mut parsed, input, space) {
-        Ok(Status::Complete(len)) if len <= max_head => len,
-        Ok(Status::Partial) if input.len() < max_head => return Ok(None),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
-        Err(httparse::Error::Version) => return Err(Malformed("not HTTP/1.0 or 1.1")),
-        Err(_) => return Err(Malformed("a malformed head")),
+    let read = lines::status_line(input)
+        .and_then(|line| {
+            field_lines(input, line.end, max_headers.min(MOST_HEADERS)).map(|fields| (line, fields))
+        })
+        .filter(|(_, (_, len))| *len <= max_head);
+    let Some((line, (mut places, len))) = read else {
+        return incomplete_response(input, max_head, max_headers);
     };
     let head = &input[..len];
-    let reason_ends_line = memchr::memchr(b'\n', head).is_some_and(|at| at > 0 && head[at - 1] == b'\r');
-    if !ends_in_crlf(head, parsed.headers) || !reason_ends_line {
-        return Err(Malformed("a bare line feed"));
-    }
-    let version_1_1 = parsed.version == Some(1);
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let version_1_1 = line.version_1_1;
+    let status = StatusCode::from_u16(line.status).ok();
     let status = status.filter(names::is_status).ok_or(Malformed("not a status"))?;
 
-    let mut places = Places::with_capacity(parsed.headers.len());
     let mut fields = Fields::default();
     let without_body = to_head || status == StatusCode::NOT_MODIFIED;
-    for header in parsed.headers.iter() {
-        let (name, value) = (header.name.as_bytes(), header.value);
-        let own = names::own(name);
-        let keep = match own {
-            None | Some(Own::Host | Own::Expect) => true,
+    places.judge(|name, at| {
+        let (name, value) = (&head[name], &head[at.clone()]);
+        let kept = match names::own(name) {
+            None => return Ok(Fate::EndToEnd),
+            Some(Own::Host | Own::Expect) => true,
             Some(Own::Upgrade) => status == StatusCode::SWITCHING_PROTOCOLS,
-            Some(own) => fields.read(own, value, head)? || (without_body && own == Own::ContentLength),
+            Some(own) => {
+                fields.read(own, value, at)?;
+                without_body && own == Own::ContentLength
+            }
         };
-        if keep {
-            places.push(head, place(head, name), place(head, value), own.is_none());
-        }
-    }
+        Ok::<_, Malformed>(if kept { Fate::Kept } else { Fate::Dropped })
+    })?;
     // Also where no body can follow: what contradicts itself is not to be trusted.
     let framing = fields.framing(version_1_1, max_headers)?;
     let body = match status.as_u16() {
@@ -327,22 +320,30 @@ pub(super) fn response(
     Ok(Some(ReceivedResponse { head: ResponseHead { status, headers }, body, keep_alive }))
 }
 
+/// What is wrong with a response's head that could not be read; `None`: there is more to come.
+#[cold]
+fn incomplete_response(
+    input: &[u8],
+    max_head: usize,
+    max_headers: usize,
+) -> Result<Option<ReceivedResponse>, Malformed> {
+    let mut space = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut parsed = httparse::Response::new(&mut space[..max_headers.min(MOST_HEADERS)]);
+    Err(match parsed.parse(input) {
+        Ok(Status::Complete(len)) if len <= max_head => Malformed("a bare line feed"),
+        Ok(Status::Partial) if input.len() < max_head => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => TOO_LARGE,
+        Err(httparse::Error::Version) => Malformed("not HTTP/1.0 or 1.1"),
+        Err(_) => Malformed("a malformed head"),
+    })
+}
+
 /// Reads a trailer section with its empty line.
 pub(super) fn fields(raw: Bytes, max_headers: usize) -> Result<Headers, Malformed> {
-    let mut space = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    let parsed = match httparse::parse_headers(&raw, &mut space[..max_headers.min(MOST_HEADERS)]) {
-        Ok(Status::Complete((len, parsed))) if len == raw.len() => parsed,
-        _ => return Err(Malformed("a malformed trailer section")),
-    };
-    // The first line has no line before it.
-    if !raw.ends_with(b"\r\n\r\n") || !ends_in_crlf(&raw, parsed.get(1..).unwrap_or_default()) {
-        return Err(Malformed("a bare line feed in the trailer section"));
+    match field_lines(&raw, 0, max_headers.min(MOST_HEADERS)) {
+        Some((places, len)) if len == raw.len() => Ok(Headers::received(raw, places)),
+        _ => Err(Malformed("a malformed trailer section")),
     }
-    let mut places = Places::with_capacity(parsed.len());
-    for field in parsed {
-        places.push(&raw, place(&raw, field.name.as_bytes()), place(&raw, field.value), false);
-    }
-    Ok(Headers::received(raw, places))
 }
 
 /// What the fields that are the engine's own say.
@@ -351,15 +352,15 @@ struct Fields {
     length: Option<u64>,
     chunked: bool,
     options: ConnectionOptions,
-    upgrade: Option<Range<u32>>,
+    upgrade: Option<Range<usize>>,
     upgrades: usize,
     expects_continue: bool,
     te_trailers: bool,
 }
 
 impl Fields {
-    /// Takes one in. Always `Ok(false)`: the line itself is not kept.
-    fn read(&mut self, own: Own, value: &[u8], head: &[u8]) -> Result<bool, Malformed> {
+    /// Takes one in, and where its value is.
+    fn read(&mut self, own: Own, value: &[u8], at: Range<usize>) -> Result<(), Malformed> {
         match own {
             Own::ContentLength => {
                 let length = framing::content_length(value).ok_or(Malformed("not a Content-Length"))?;
@@ -379,11 +380,11 @@ impl Fields {
             }
             Own::Upgrade => {
                 self.upgrades += 1;
-                self.upgrade = (self.upgrades == 1).then(|| place(head, value));
+                self.upgrade = (self.upgrades == 1).then_some(at);
             }
             Own::Host | Own::Expect | Own::Dropped => {}
         }
-        Ok(false)
+        Ok(())
     }
 
     fn has_framing(&self) -> bool {
@@ -403,11 +404,11 @@ impl Fields {
     }
 }
 
-fn keep_underscore(name: &[u8], settings: &Settings) -> Result<bool, Malformed> {
+fn keep_underscore(name: &[u8], settings: &Settings) -> Result<Fate, Refusal> {
     match settings.underscores {
-        Underscores::DropTwins => Ok(!names::is_protected(name)),
-        Underscores::Drop => Ok(false),
-        Underscores::Reject => Err(Malformed("an underscore in a field name")),
+        Underscores::DropTwins if !names::is_protected(name) => Ok(Fate::EndToEnd),
+        Underscores::DropTwins | Underscores::Drop => Ok(Fate::Dropped),
+        Underscores::Reject => Err(Malformed("an underscore in a field name").into()),
     }
 }
 
