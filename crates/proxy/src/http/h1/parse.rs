@@ -171,7 +171,7 @@ pub(super) fn request(
     let mut fields = Fields::default();
     let mut host = None;
     // Most heads have neither, anywhere: which field it is in need not be asked.
-    let obs_text = head.iter().fold(0, |all, byte| all | byte) > 0x7f;
+    let obs_text = !head.is_ascii();
     let underscore = memchr::memchr(b'_', head).is_some();
     places.judge(|name, at| {
         let (name, value) = (&head[name], &head[at.clone()]);
