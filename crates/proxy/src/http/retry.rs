@@ -5,7 +5,7 @@
 //! | an idle connection was closed before it took a byte | at once, free | at once, free |
 //! | an idle connection broke before the answer | idempotent: at once, free | idempotent: at once, free |
 //! | an HTTP/2 connection went away ahead of the request | at once, free, up to 20 times | the same |
-//! | no connection, or the request was refused unprocessed | `attempts` | once |
+//! | no connection, one gone before it was used, or the request was refused unprocessed | `attempts` | once |
 //! | a fresh connection broke before the answer | idempotent: `attempts` | no |
 //! | the try took too long | idempotent or 504 among `codes`: `attempts` | no |
 //! | a status among `codes` | `attempts` | no |

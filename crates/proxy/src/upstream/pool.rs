@@ -1,5 +1,7 @@
 //! One worker's connections to endpoints.
 
+mod shared;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -69,6 +71,8 @@ struct Pool {
     permits: Rc<Permits>,
     waiting: Cell<usize>,
     shared: RefCell<Vec<Rc<h2::client::Client>>>,
+    /// The HTTP/2 connection that was opened last, until one of those who wait has looked at it.
+    fresh: RefCell<Weak<h2::client::Client>>,
     /// Those who wait for room on an HTTP/2 connection.
     queue: Rc<Queue>,
     /// An HTTP/2 connection is being opened.
@@ -211,6 +215,7 @@ impl Pools {
                 permits: Permits::new(self.limits.connections_per_endpoint),
                 waiting: Cell::new(0),
                 shared: RefCell::default(),
+                fresh: RefCell::default(),
                 queue: Rc::default(),
                 failed: RefCell::default(),
                 opening: Cell::new(false),
@@ -452,63 +457,6 @@ impl Pool {
         tokio::time::timeout(timeout, until)
             .await
             .map_err(|_| Fault::new(FaultKind::Overloaded, "no connection became free in time"))
-    }
-
-    /// An HTTP/2 connection with room for a stream.
-    async fn shared_connection(
-        self: &Rc<Self>,
-        pools: &Pools,
-        turn: u64,
-    ) -> Result<Rc<h2::client::Client>, Fault> {
-        let limits = &pools.limits;
-        // Who waits comes first.
-        if self.queue.is_empty()
-            && let Some(client) = self.with_room()
-        {
-            return Ok(client);
-        }
-        let begun = Instant::now();
-        // The time for waiting is apart from the time for connecting.
-        let at_most = limits.wait_timeout + limits.connect_timeout + limits.handshake_timeout;
-        let waiting = self.queue.wait(turn, || {
-            if let Some(client) = self.with_room() {
-                return Some(Ok(client));
-            }
-            // Opening one while this request waited has had no luck.
-            if let Some((_, fault)) = self.failed.borrow().as_ref().filter(|(failed, _)| *failed >= begun) {
-                return Some(Err(fault.clone()));
-            }
-            if !self.opening.get() && self.shared.borrow().len() < limits.h2_connections_per_endpoint {
-                self.opening.set(true);
-                tokio::task::spawn_local(self.clone().open(limits.clone(), pools.loans.clone()));
-            }
-            None
-        });
-        Box::pin(self.wait(limits, at_most, waiting)).await?
-    }
-
-    /// Opens an HTTP/2 connection for all who wait. A task of its own, since they may find room elsewhere, or give
-    /// up, meanwhile.
-    async fn open(self: Rc<Self>, limits: Limits, loans: Rc<h2::Loans>) {
-        match self.connect(&limits, b"h2").await {
-            Ok(stream) => {
-                let (secure, queue) = (self.tls.is_some(), self.queue.clone());
-                let room = Rc::new(move || queue.stir());
-                let client = h2::client::Client::begin(stream, secure, room, loans);
-                self.shared.borrow_mut().push(Rc::new(client));
-            }
-            Err(fault) => drop(self.failed.replace(Some((Instant::now(), fault)))),
-        }
-        self.opening.set(false);
-        self.queue.stir();
-    }
-
-    fn with_room(&self) -> Option<Rc<h2::client::Client>> {
-        let mut shared = self.shared.borrow_mut();
-        shared.retain(|client| client.is_usable());
-        let client = shared.iter().find(|client| client.has_room()).cloned();
-        client.iter().for_each(|_| self.counts.reused.add(1));
-        client
     }
 
     fn purge(&self, now: Instant, idle_timeout: Duration, closing: &mut Vec<Idle>) {

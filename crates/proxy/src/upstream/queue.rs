@@ -30,9 +30,14 @@ impl Queue {
         waiting.first_key_value().into_iter().for_each(|(_, first)| first.wake_by_ref());
     }
 
-    /// Waits until it is this turn, which nobody else has, and `look` finds something. It is asked whenever
-    /// [`stir`](Self::stir) is called.
-    pub(super) async fn wait<T>(&self, turn: u64, mut look: impl FnMut() -> Option<T>) -> T {
+    /// Has all of them look again.
+    pub(super) fn stir_all(&self) {
+        self.waiting.borrow().values().for_each(Waker::wake_by_ref);
+    }
+
+    /// Waits, by this turn, which nobody else has, until `look` finds something. It is told whether it is the
+    /// first's, and asked whenever [`stir`](Self::stir) is called and that is so, or [`stir_all`](Self::stir_all).
+    pub(super) async fn wait<T>(&self, turn: u64, mut look: impl FnMut(bool) -> Option<T>) -> T {
         let place = Place { queue: self, turn };
         poll_fn(|cx| {
             let is_first = {
@@ -40,7 +45,7 @@ impl Queue {
                 waiting.insert(turn, cx.waker().clone());
                 waiting.first_key_value().is_some_and(|(first, _)| *first == turn)
             };
-            is_first.then(&mut look).flatten().map_or(Poll::Pending, Poll::Ready)
+            look(is_first).map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
@@ -67,7 +72,7 @@ mod tests {
     async fn the_oldest_comes_first_and_who_gives_up_passes_it_on() {
         let queue = Queue::default();
         let room = Cell::new(0usize);
-        let look = || room.get().checked_sub(1).map(|left| room.set(left));
+        let look = |first: bool| room.get().checked_sub(1).filter(|_| first).map(|left| room.set(left));
         let mut second = Box::pin(queue.wait(2, look));
         let mut third = pin!(queue.wait(3, look));
         let mut first = Box::pin(queue.wait(1, look));

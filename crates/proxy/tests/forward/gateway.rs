@@ -17,7 +17,7 @@ use portway_proxy::http::h2::server;
 use portway_proxy::http::route::PortTable;
 use portway_proxy::http::service::Gateway;
 use portway_proxy::http::{Connection, Handler, Request, Response, h1};
-use portway_proxy::observe::{Metrics, Recorder};
+use portway_proxy::observe::{Metrics, Recorder, Shard};
 use portway_proxy::upstream::{Backends, Limits, Pools};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -246,6 +246,12 @@ impl Harness {
         let setup = self.backends.borrow_mut();
         let map = setup.current();
         map.get(&key(name)).map_or(0, |backend| backend.in_flight())
+    }
+
+    pub(crate) fn counts(&self, name: &str) -> Arc<Shard<BackendKey>> {
+        let setup = self.backends.borrow_mut();
+        let backend = setup.current().get(&key(name)).expect("the backend").clone();
+        backend.metrics().shard(0).clone()
     }
 }
 

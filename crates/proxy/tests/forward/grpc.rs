@@ -166,6 +166,20 @@ async fn text(response: &mut Response) -> String {
 }
 
 #[test]
+fn only_calls_on_a_connection_that_was_there_count_as_such() {
+    run(async {
+        let a = origin(100, echo).await;
+        let gateway = Harness::start(&setup(a.address)).await;
+        for reused in 0..3 {
+            let mut response = gateway.handle(call(Body::Empty, &[])).await;
+            while text(&mut response).await != "end" {}
+            assert_eq!(gateway.counts("a").reused.get(), reused);
+        }
+        assert_eq!(a.accepted.get(), 1);
+    });
+}
+
+#[test]
 fn a_call_goes_both_ways_at_once_with_trailers() {
     run(async {
         let heads = Rc::new(RefCell::new(Vec::new()));

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use crate::gateway::{Harness, run};
+use crate::gateway::{Harness, refused, run};
 use crate::grpc::{Exchange, call, echo, origin, setup, wire_call};
 
 const DATA: u8 = 0;
@@ -182,6 +183,57 @@ fn a_backend_that_turns_calls_away_for_an_error_is_not_pressed() {
         let response = gateway.handle(call(Body::Empty, &[])).await;
         assert_eq!(response.head.headers.get("grpc-status"), Some(&b"14"[..]));
         assert_eq!(asked.get(), 2);
+    });
+}
+
+/// A backend that goes away from each connection before anybody has looked at it; and how many those are.
+fn gone_at_once(last_words: Vec<u8>) -> (SocketAddr, Rc<Cell<usize>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("an address");
+    listener.set_nonblocking(true).expect("not blocking");
+    let taken = Rc::new(Cell::new(0));
+    let counted = taken.clone();
+    let mut held = Vec::new();
+    spawn_local(poll_fn(move |cx| -> Poll<()> {
+        while let Ok((mut stream, _)) = listener.accept() {
+            counted.set(counted.get() + 1);
+            if !last_words.is_empty() {
+                stream.write_all(&last_words).expect("room");
+                held.push(stream);
+            }
+        }
+        // Looks again before the worker hears of anything: that a connection is made, and what came on it, is one
+        // piece of news then.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }));
+    (address, taken)
+}
+
+#[test]
+fn a_backend_that_is_gone_before_anything_is_sent_is_not_asked_without_end() {
+    run(async {
+        let leaves = [frame(SETTINGS, 0, 0, b""), frame(GOAWAY, 0, 0, &[0; 8])].concat();
+        for last_words in [Vec::new(), leaves] {
+            let (address, taken) = gone_at_once(last_words);
+            let gateway = Harness::start(&setup(address)).await;
+            let response = gateway.handle(call(Body::Empty, &[])).await;
+            assert_eq!(response.head.headers.get("grpc-status"), Some(&b"14"[..]));
+            assert_eq!(taken.get(), 2);
+        }
+    });
+}
+
+#[test]
+fn who_waits_for_a_connection_that_fails_does_not_wait_for_the_tries_of_others() {
+    run(async {
+        let gateway = Harness::start(&setup(refused().await)).await;
+        let calls = (0..10).map(|_| gateway.handle(call(Body::Empty, &[])));
+        for response in futures_util::future::join_all(calls).await {
+            assert_eq!(response.head.headers.get("grpc-status"), Some(&b"14"[..]));
+        }
+        // The first, and the one that all tries that follow it wait for together.
+        assert_eq!(gateway.counts("a").connect_failures.get(), 2);
     });
 }
 

@@ -133,6 +133,8 @@ impl Client {
         let gone = |broken| SendError {
             fault: Fault::new(FaultKind::UpstreamClosed, broken),
             progress: match broken {
+                // One that takes nothing at all must not be asked as often as one that takes a few.
+                Broken::LeftBehind if !self.mux.borrow().has_opened() => Progress::Refused,
                 Broken::LeftBehind | Broken::TurnedAway(_) => progress(broken),
                 _ => Progress::Unsent,
             },

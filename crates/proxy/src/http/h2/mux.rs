@@ -325,6 +325,11 @@ impl Mux {
         self.next_own <= MAX_STREAM
     }
 
+    /// Whether we have ever opened a stream.
+    pub(super) fn has_opened(&self) -> bool {
+        self.next_own > 1
+    }
+
     /// Whether such a number can be of a stream of ours that has been opened.
     pub(super) fn is_own(&self, id: u32) -> bool {
         self.config.role == Role::Client && id % 2 == 1 && id < self.next_own
