@@ -189,7 +189,10 @@ async fn a_port_in_use_is_told_and_bound_once_it_is_free() -> anyhow::Result<()>
     let yaml = format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: portway}}\nspec: {{controllerName: portway.dev/gateway-controller}}\n---\n\
          apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: infra}}\nspec:\n  gatewayClassName: portway\n  \
-         listeners:\n    - {{name: taken, protocol: HTTP, port: {port}}}\n"
+         listeners:\n    - {{name: taken, protocol: HTTP, port: {port}}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: moved, namespace: infra}}\nspec:\n  \
+         parentRefs: [{{name: edge}}]\n  rules:\n    - filters: [{{type: RequestRedirect, requestRedirect: {{path: \
+         {{type: ReplaceFullPath, replaceFullPath: /new}}}}}}]\n"
     );
     std::fs::write(folder.path().join("gateway.yaml"), yaml)?;
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portway"));
@@ -198,9 +201,10 @@ async fn a_port_in_use_is_told_and_bound_once_it_is_free() -> anyhow::Result<()>
     let said = portway.printed.clone();
     assert!(said.contains(&format!("port {port} not bound")), "{said}");
     assert!(said.contains("PortUnavailable"), "{said}");
+    assert!(said.contains("✗ *") && !said.contains('✓'), "nothing is served there: {said}");
     drop(taken);
     portway.wait_for(&format!("port {port} is bound now"))?;
     let address = format!("127.0.0.1:{port}").parse()?;
-    assert_eq!(Client::connect(address).await?.get("any", "/").await?.status(), 404);
+    assert_eq!(Client::connect(address).await?.get("any", "/").await?.status(), 302);
     Ok(())
 }

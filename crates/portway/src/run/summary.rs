@@ -66,7 +66,8 @@ pub(super) fn render(
                 }
                 Err(why) => style.bad(format!("port {} not bound: {why}", port.port)).to_string(),
             };
-            self::listener(&mut out, listener, &serving.translation.plan, &at, style);
+            let is_open = applied.bound.is_ok();
+            self::listener(&mut out, listener, &serving.translation.plan, &at, is_open, style);
         }
     }
     for failed in &applied.failed {
@@ -91,7 +92,7 @@ pub(super) fn render(
     out
 }
 
-fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style: Style) {
+fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, is_open: bool, style: Style) {
     let protocol = match listener.protocol {
         ListenerProtocol::Http => "HTTP",
         ListenerProtocol::Https(_) => "HTTPS",
@@ -104,7 +105,7 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
     for forward in &listener.forwards {
         let rule = &forward.rule;
         let mut shares = rule.backends.iter().filter(|share| share.weight > 0);
-        let fails = shares.all(|share| obstacle(share, plan).is_some());
+        let fails = !is_open || shares.all(|share| obstacle(share, plan).is_some());
         let _ = writeln!(
             out,
             "    {} {:<22} {} {}",
@@ -127,6 +128,7 @@ fn listener(out: &mut String, listener: &Listener, plan: &Plan, at: &str, style:
         for (object, rules) in routes {
             let failing = rules.iter().filter(|entry| fails(&entry.rule, plan)).count();
             let mark = match failing {
+                _ if !is_open => style.bad("✗"),
                 0 => style.good("✓"),
                 some if some == rules.len() => style.bad("✗"),
                 _ => style.warn("!"),

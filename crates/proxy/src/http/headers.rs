@@ -55,27 +55,34 @@ impl Places {
         self.0.len()
     }
 
-    /// Appends a field by the byte ranges of its name and value in the head, of which each line ends in
-    /// CRLF.
+    /// Appends a field by the byte ranges of its name and value in the head. `is_line`: there is `: ` between
+    /// them, and CRLF behind the value. `end_to_end`: it is none of an engine's own.
     #[inline]
-    pub(in crate::http) fn push(&mut self, head: &[u8], name: Range<usize>, value: Range<usize>) {
-        let bytes = |at: usize| head.get(at..at + 2);
-        let is_line = value.start == name.end + 2
-            && bytes(name.end) == Some(b": ")
-            && bytes(value.end) == Some(b"\r\n");
+    pub(in crate::http) fn push(
+        &mut self,
+        name: Range<usize>,
+        value: Range<usize>,
+        is_line: bool,
+        end_to_end: bool,
+    ) {
         let text = |range: Range<usize>| Text { start: range.start as u32, len: range.len() as u32 };
-        self.0.push(Field { name: text(name), value: text(value), is_line, end_to_end: false });
+        self.0.push(Field { name: text(name), value: text(value), is_line, end_to_end });
     }
 
-    /// Asks for each field, by the same ranges, what is to become of it; ends with the first error.
+    /// Asks for each field, by the same ranges, what is to become of it, or only for those that are an engine's
+    /// own; the others are kept. Ends with the first error.
     #[inline]
     pub(in crate::http) fn judge<E>(
         &mut self,
+        only_own: bool,
         mut judge: impl FnMut(Range<usize>, Range<usize>) -> Result<Fate, E>,
     ) -> Result<(), E> {
         let range = |text: Text| text.start as usize..(text.start + text.len) as usize;
         let mut failed = Ok(());
         self.0.retain_mut(|field| {
+            if only_own && field.end_to_end {
+                return true;
+            }
             if failed.is_err() {
                 return false;
             }
@@ -350,7 +357,10 @@ mod tests {
     fn lines_are_written_as_they_are_in_order() {
         let head = b"GET / HTTP/1.1\r\nA: 1\r\nb:2\r\nHost: h\r\nC: 3 \r\nD:  4\r\nE: 5\r\nF: \r\n\r\n";
         let mut places = Places::new();
-        let mut push = |name: Range<usize>, value: Range<usize>| places.push(head, name, value);
+        let mut push = |name: Range<usize>, value: Range<usize>| {
+            let is_line = head[name.end..value.start] == *b": " && head[value.end..].starts_with(b"\r\n");
+            places.push(name, value, is_line, false);
+        };
         let find = |text: &[u8]| head.windows(text.len()).position(|w| w == text).unwrap();
         for (name, value) in [("A", "1"), ("b", "2"), ("Host", "h"), ("C", "3"), ("D", "4"), ("E", "5")] {
             let (n, v) = (find(format!("\n{name}:").as_bytes()) + 1, find(value.as_bytes()));
@@ -380,8 +390,8 @@ mod tests {
     fn raw_fields_read_from_the_received_head() {
         let head = b"Host: a\r\nConnection: close, X\r\n";
         let mut places = Places::new();
-        places.push(head, 0..4, 6..7);
-        places.push(head, 9..19, 21..29);
+        places.push(0..4, 6..7, true, false);
+        places.push(9..19, 21..29, true, false);
         let headers = Headers::received(Bytes::from_static(head), places);
         assert_eq!(headers.get("host"), Some(&b"a"[..]));
         assert!(headers.has_token("connection", "x") && !headers.has_token("connection", "clos"));

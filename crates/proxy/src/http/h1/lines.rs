@@ -34,6 +34,8 @@ pub(super) struct StatusLine {
 pub(super) struct Line {
     pub(super) name: Range<usize>,
     pub(super) value: Range<usize>,
+    /// Nothing surrounds the value but one space before it.
+    pub(super) is_plain: bool,
 }
 
 const LOW: u64 = 0x0101_0101_0101_0101;
@@ -41,10 +43,11 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 /// Where, from a place on, the first byte is that is below `least` or DEL; the length if there is none. Eight
 /// bytes at a time.
-#[inline]
+#[inline(always)]
 fn end_of(text: &[u8], mut at: usize, least: u8) -> usize {
-    while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*eight);
+    let (words, rest) = text.get(at..).unwrap_or_default().as_chunks::<8>();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
         let low = word.wrapping_sub(LOW * u64::from(least)) & !word;
         let delete = word ^ (LOW * 0x7f);
         let delete = delete.wrapping_sub(LOW) & !delete;
@@ -55,15 +58,25 @@ fn end_of(text: &[u8], mut at: usize, least: u8) -> usize {
         }
         at += 8;
     }
-    let rest = text.get(at..).unwrap_or_default();
-    at + rest.iter().position(|byte| *byte < least || *byte == 0x7f).unwrap_or(rest.len())
+    for byte in rest {
+        if *byte < least || *byte == 0x7f {
+            break;
+        }
+        at += 1;
+    }
+    at
 }
 
 /// Where, from a place on, the first byte is that is no part of a token.
-#[inline]
-fn end_of_token(text: &[u8], at: usize) -> usize {
-    let rest = text.get(at..).unwrap_or_default();
-    at + rest.iter().position(|byte| !names::is_token(*byte)).unwrap_or(rest.len())
+#[inline(always)]
+fn end_of_token(text: &[u8], mut at: usize) -> usize {
+    for byte in text.get(at..).unwrap_or_default() {
+        if !names::is_token(*byte) {
+            break;
+        }
+        at += 1;
+    }
+    at
 }
 
 #[inline]
@@ -118,7 +131,7 @@ pub(super) fn status_line(head: &[u8]) -> Option<StatusLine> {
 }
 
 /// Where, from a place on, the first byte is that is no part of a field value or a reason.
-#[inline]
+#[inline(always)]
 fn end_of_text(head: &[u8], at: usize) -> usize {
     let mut end = end_of(head, at, b' ');
     while head.get(end) == Some(&b'\t') {
@@ -146,7 +159,8 @@ pub(super) fn field_line(head: &[u8], at: usize) -> Option<(Line, usize)> {
     while end > start && matches!(head[end - 1], b' ' | b'\t') {
         end -= 1;
     }
-    Some((Line { name: at..name, value: start..end }, line + 2))
+    let is_plain = start == name + 2 && head[name + 1] == b' ' && end == line;
+    Some((Line { name: at..name, value: start..end, is_plain }, line + 2))
 }
 
 /// Whether the empty line that ends the head is at that place.

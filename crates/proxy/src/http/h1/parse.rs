@@ -118,7 +118,8 @@ fn field_lines(head: &[u8], mut at: usize, max_headers: usize) -> Option<(Places
         if places.len() == max_headers {
             return None;
         }
-        places.push(head, line.name, line.value);
+        let end_to_end = names::own(&head[line.name.clone()]).is_none();
+        places.push(line.name, line.value, line.is_plain, end_to_end);
         at = next;
     }
     Some((places, at + 2))
@@ -171,11 +172,11 @@ pub(super) fn request(
     let mut fields = Fields::default();
     let mut host = None;
     // Most heads have neither, anywhere: which field it is in need not be asked.
-    let obs_text = !head.is_ascii();
+    let obs_text = !settings.allow_obs_text && !head.is_ascii();
     let underscore = memchr::memchr(b'_', head).is_some();
-    places.judge(|name, at| {
+    places.judge(!obs_text && !underscore, |name, at| {
         let (name, value) = (&head[name], &head[at.clone()]);
-        if obs_text && !settings.allow_obs_text && !value.is_ascii() {
+        if obs_text && !value.is_ascii() {
             return Err(Refusal::from(Malformed("a field value with bytes above 0x7F")));
         }
         match names::own(name) {
@@ -282,7 +283,7 @@ pub(super) fn response(
 
     let mut fields = Fields::default();
     let without_body = to_head || status == StatusCode::NOT_MODIFIED;
-    places.judge(|name, at| {
+    places.judge(true, |name, at| {
         let (name, value) = (&head[name], &head[at.clone()]);
         let kept = match names::own(name) {
             None => return Ok(Fate::EndToEnd),
