@@ -361,7 +361,7 @@ spec: {ports: [{port: 80}]}
         let plan = Translator::new().update(&resources, &Changes::default(), &options).plan;
         let no_terminal = Style::of(&tempfile::tempfile().expect("a file"));
         let mut out = String::new();
-        listener(&mut out, &plan.ports[0].listeners[0], &plan, "[::]:80", no_terminal);
+        listener(&mut out, &plan.ports[0].listeners[0], &plan, "[::]:80", true, no_terminal);
         assert!(out.contains("/docs → 302 to docs.example.com; / → 503 app has no endpoints"), "{out}");
     }
 }
