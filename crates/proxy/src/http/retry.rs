@@ -4,7 +4,7 @@
 //! |-|-|-|
 //! | an idle connection was closed before it took a byte | at once, free | at once, free |
 //! | an idle connection broke before the answer | idempotent: at once, free | idempotent: at once, free |
-//! | an HTTP/2 connection went away ahead of the request | at once, free, up to 20 times | the same |
+//! | an HTTP/2 connection went away ahead of the request | at once, free, up to 20 times, or 5 if it took none | the same |
 //! | no connection, one gone before it was used, or the request was refused unprocessed | `attempts` | once |
 //! | a fresh connection broke before the answer | idempotent: `attempts` | no |
 //! | the try took too long | idempotent or 504 among `codes`: `attempts` | no |
@@ -40,8 +40,10 @@ pub(crate) struct Retries<'a> {
 }
 
 /// A backend that takes ten requests from each connection, say, may leave one behind several times when many are
-/// under way; one that takes none must not be asked without end.
+/// under way.
 const MOST_LEFT_BEHIND: u32 = 20;
+/// A connection that has taken none counts for so many of those: one that never does must not be asked for long.
+const TOOK_NONE: u32 = 4;
 
 /// What a try came to.
 #[derive(Clone, Copy, Debug)]
@@ -81,10 +83,10 @@ impl<'a> Retries<'a> {
     /// Whether there is a further try after this outcome, apart from the body and the budget.
     pub(crate) fn next(&mut self, outcome: Outcome) -> Option<Again> {
         let off = self.policy.is_some_and(|policy| policy.attempts == 0);
-        if let Outcome::Failed { progress: Progress::LeftBehind, .. } = outcome
+        if let Outcome::Failed { progress: Progress::LeftBehind { others }, .. } = outcome
             && self.left_behind < MOST_LEFT_BEHIND
         {
-            self.left_behind += 1;
+            self.left_behind += if others { 1 } else { TOOK_NONE };
             return Some(Again { pause: Duration::ZERO, counted: false });
         }
         if let Outcome::Failed { kind, progress, reused: true } = outcome
@@ -93,7 +95,7 @@ impl<'a> Retries<'a> {
         {
             let safe = match progress {
                 Progress::Unsent => true,
-                Progress::LeftBehind | Progress::Refused => false,
+                Progress::LeftBehind { .. } | Progress::Refused => false,
                 Progress::Unanswered => self.idempotent && !off,
                 Progress::Answered => false,
             };
@@ -120,7 +122,7 @@ impl<'a> Retries<'a> {
                 self.policy.is_some() && (self.idempotent || codes.contains(&504))
             }
             Outcome::Failed { kind: FaultKind::UpstreamClosed, progress, .. } => match progress {
-                Progress::Unsent | Progress::LeftBehind | Progress::Refused => true,
+                Progress::Unsent | Progress::LeftBehind { .. } | Progress::Refused => true,
                 Progress::Unanswered => self.policy.is_some() && self.idempotent,
                 Progress::Answered => false,
             },
@@ -168,6 +170,7 @@ mod tests {
     fn the_table() {
         use FaultKind::{Connect, UpstreamClosed, UpstreamProtocol, UpstreamTimeout};
         use Progress::{Answered, LeftBehind, Refused, Unanswered, Unsent};
+        let (few, none) = (LeftBehind { others: true }, LeftBehind { others: false });
         let three = policy(&[500, 503], 3, None);
         let with_504 = policy(&[504], 3, None);
         let off = policy(&[500], 0, None);
@@ -183,8 +186,10 @@ mod tests {
             (None, &get, stale(Unanswered), 1),
             (Some(&off), &get, stale(Unanswered), 0),
             (Some(&off), &post, stale(Unsent), 1),
-            (Some(&off), &post, stale(LeftBehind), 20),
-            (None, &post, fresh(LeftBehind), 21),
+            (Some(&off), &post, stale(few), 20),
+            (None, &post, fresh(few), 21),
+            (Some(&off), &post, stale(none), 5),
+            (None, &post, fresh(none), 6),
             (None, &post, stale(Refused), 1),
             (Some(&three), &post, stale(Refused), 3),
             (Some(&off), &post, stale(Refused), 0),

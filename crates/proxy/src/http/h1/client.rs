@@ -87,7 +87,10 @@ pub enum Progress {
     Refused,
     /// The connection ends as they all do, and the backend has not looked at the request (HTTP/2's GOAWAY):
     /// it is safe to send it elsewhere, and nothing is wrong with the backend.
-    LeftBehind,
+    LeftBehind {
+        /// It has looked at other requests on that connection.
+        others: bool,
+    },
     /// Written in part or whole, and the connection ended or broke before one byte of an answer. On a
     /// connection that had been idle the backend has most likely closed it before it came: idempotent
     /// requests may be sent again (RFC 9110 section 9.2.2).

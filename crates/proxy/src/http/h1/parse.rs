@@ -159,6 +159,9 @@ pub(super) fn request(
     if line.target.len() > settings.max_target {
         return Err(Refusal { kind: FaultKind::TargetTooLong, detail: "the target is too long" });
     }
+    if !head[line.target.clone()].is_ascii() {
+        return Err(Malformed("a malformed request line").into());
+    }
     let version = if line.version_1_1 { Version::Http11 } else { Version::Http10 };
     let method = &head[line.method];
     let method = match Method::from_bytes(method) {

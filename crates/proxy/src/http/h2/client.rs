@@ -134,8 +134,8 @@ impl Client {
             fault: Fault::new(FaultKind::UpstreamClosed, broken),
             progress: match broken {
                 // One that takes nothing at all must not be asked as often as one that takes a few.
-                Broken::LeftBehind if !self.mux.borrow().has_opened() => Progress::Refused,
-                Broken::LeftBehind | Broken::TurnedAway(_) => progress(broken),
+                Broken::LeftBehind { .. } if !self.mux.borrow().has_opened() => Progress::Refused,
+                Broken::LeftBehind { .. } | Broken::TurnedAway(_) => progress(broken),
                 _ => Progress::Unsent,
             },
         };
@@ -314,7 +314,7 @@ fn progress(broken: Broken) -> Progress {
     match broken {
         // RFC 9113 sections 6.8 and 8.7: not processed, safe to send again.
         Broken::Reset(Reason::REFUSED_STREAM) | Broken::TurnedAway(_) => Progress::Refused,
-        Broken::LeftBehind => Progress::LeftBehind,
+        Broken::LeftBehind { others } => Progress::LeftBehind { others },
         _ => Progress::Unanswered,
     }
 }

@@ -132,6 +132,7 @@ impl Mux {
             if Reason(reason) != Reason::NO_ERROR {
                 self.gone_away = Some(Reason(reason));
             }
+            self.took_some = last & MAX_STREAM > 0;
             let broken = self.turned_away();
             let behind = |stream: &Stream| stream.id > last & MAX_STREAM;
             let left = self.streams.iter().filter(|(_, stream)| behind(stream));

@@ -130,6 +130,8 @@ pub(super) struct Mux {
     /// The peer has sent GOAWAY; and for which reason, if it is an error.
     pub(super) left: bool,
     pub(super) gone_away: Option<Reason>,
+    /// It has looked at some streams before it did.
+    pub(super) took_some: bool,
     /// The last stream of the peer's that is served: of our own GOAWAY; or none, as nobody needs the backend.
     pub(super) leaving: Option<u32>,
     /// The connection is over; what is in the output still goes out.
@@ -221,6 +223,7 @@ impl Mux {
             pings: [false; 2],
             left: false,
             gone_away: None,
+            took_some: false,
             leaving: None,
             dead: None,
             task: None,
@@ -298,7 +301,7 @@ impl Mux {
 
     /// What streams are that the peer has not looked at when it went away.
     pub(super) fn turned_away(&self) -> Broken {
-        self.gone_away.map_or(Broken::LeftBehind, Broken::TurnedAway)
+        self.gone_away.map_or(Broken::LeftBehind { others: self.took_some }, Broken::TurnedAway)
     }
 
     /// A stream of our own, if the peer takes one more. Its head has to follow at once.

@@ -17,7 +17,10 @@ pub(super) enum Broken {
     /// The peer has reset it.
     Reset(Reason),
     /// The peer goes away and has not looked at it (RFC 9113 section 6.8).
-    LeftBehind,
+    LeftBehind {
+        /// But at others.
+        others: bool,
+    },
     /// The same, for a reason that is an error.
     TurnedAway(Reason),
     /// The peer has broken the protocol, on this stream or the connection.
@@ -32,7 +35,7 @@ impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Reset(reason) => write!(f, "the stream was reset: {reason}"),
-            Self::LeftBehind => f.write_str("the peer goes away and has not looked at the stream"),
+            Self::LeftBehind { .. } => f.write_str("the peer goes away and has not looked at the stream"),
             Self::TurnedAway(reason) => {
                 write!(f, "the peer goes away and has not looked at the stream: {reason}")
             }
