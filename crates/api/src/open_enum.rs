@@ -14,7 +14,7 @@ macro_rules! open_enum {
         pub enum $name {
             $($(#[$variant_meta])* $variant,)+
             /// A value that this version of the API does not have.
-            Other(String),
+            Other(Box<str>),
         }
 
         impl $name {
@@ -31,7 +31,7 @@ macro_rules! open_enum {
             fn from(value: &str) -> Self {
                 match value {
                     $($value => Self::$variant,)+
-                    _ => Self::Other(value.to_owned()),
+                    _ => Self::Other(value.into()),
                 }
             }
         }

@@ -10,8 +10,8 @@ use crate::{CertificateKey, ObjectRef, Session, SubjectName, Transport, TrustKey
 /// `Service store/names:53/UDP` for a UDP port, which a Service may have beside the TCP port of that number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendKey {
-    /// The object, such as `Service store/cart`.
-    pub object: ObjectRef,
+    /// The object, such as `Service store/cart`. Very many rules can name one.
+    pub object: Arc<ObjectRef>,
     /// The Service's port; 0 for kinds without ports.
     pub port: u16,
     /// Which of the two ports of that number.
@@ -21,8 +21,8 @@ pub struct BackendKey {
 impl BackendKey {
     /// A TCP port of an object.
     #[must_use]
-    pub fn tcp(object: ObjectRef, port: u16) -> Self {
-        Self { object, port, transport: Transport::Tcp }
+    pub fn tcp(object: impl Into<Arc<ObjectRef>>, port: u16) -> Self {
+        Self { object: object.into(), port, transport: Transport::Tcp }
     }
 }
 
@@ -53,11 +53,8 @@ impl<'de> Deserialize<'de> for BackendKey {
             };
             let (kind, key) = object.split_once(' ')?;
             let (namespace, name) = key.split_once('/').unwrap_or(("", key));
-            Some(Self {
-                object: ObjectRef { kind: kind.into(), namespace: namespace.into(), name: name.into() },
-                port: port.parse().ok()?,
-                transport,
-            })
+            let object = ObjectRef { kind: kind.into(), namespace: namespace.into(), name: name.into() };
+            Some(Self { object: object.into(), port: port.parse().ok()?, transport })
         };
         parse().ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no backend key")))
     }

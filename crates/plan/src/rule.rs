@@ -78,18 +78,46 @@ pub struct Rule {
     /// HTTPRoute or GRPCRoute.
     pub kind: RuleKind,
     /// In the route's order; applied before those of the chosen share.
-    pub filters: Vec<Filter>,
+    pub filters: Box<[Filter]>,
     /// Where requests go, by weight. Empty when a filter answers (a redirect) or when the rule has no
     /// backends, which is a 500.
-    pub backends: Vec<Share>,
-    /// Limits in time.
-    pub timeouts: Timeouts,
+    pub backends: Box<[Share]>,
+    /// Limits in time, where there are any ([`Rule::timeouts`]).
+    #[serde(with = "limits")]
+    pub timeouts: Option<Box<Timeouts>>,
     /// When to try again.
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
     /// Session persistence among the endpoints of the share that was chosen; the choice of the share is not
     /// the session's (GEP-1619).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Arc<Session>>,
+}
+
+impl Rule {
+    /// Limits in time.
+    pub fn timeouts(&self) -> &Timeouts {
+        self.timeouts.as_deref().unwrap_or(&Timeouts::NONE)
+    }
+}
+
+/// Limits that are none are told all the same.
+mod limits {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Timeouts;
+
+    pub(super) fn serialize<S: Serializer>(
+        timeouts: &Option<Box<Timeouts>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        timeouts.as_deref().unwrap_or(&Timeouts::NONE).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Box<Timeouts>>, D::Error> {
+        Ok(Timeouts::deserialize(deserializer)?.boxed())
+    }
 }
 
 /// A weighted part of a rule's requests.
@@ -103,7 +131,7 @@ pub struct Share {
     /// Where they go.
     pub target: Target,
     /// Applied after the rule's own.
-    pub filters: Vec<Filter>,
+    pub filters: Box<[Filter]>,
 }
 
 /// A backendRef, resolved.
@@ -113,7 +141,7 @@ pub enum Target {
     /// Goes to a backend of [`crate::Plan::backends`].
     Backend(BackendKey),
     /// Is answered with 500: the reference is not valid.
-    Invalid(NoBackend),
+    Invalid(Box<NoBackend>),
 }
 
 /// Why a backendRef leads nowhere, as the route's `ResolvedRefs` condition says it.
@@ -134,6 +162,17 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// For one try: from its begin to the end of the response.
     pub backend_request: Option<Duration>,
+}
+
+impl Timeouts {
+    /// No limit.
+    pub const NONE: Self = Self { request: None, backend_request: None };
+
+    /// For a rule, which has none where there is no limit.
+    #[must_use]
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::NONE).then(|| Box::new(self))
+    }
 }
 
 /// When a request is tried again (HTTPRoute `retry`, GEP-1731). Connection errors always are.

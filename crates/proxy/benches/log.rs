@@ -48,7 +48,8 @@ fn exchanges(criterion: &mut Criterion) {
         |kind, path: &str| Source { object: Arc::new(object(kind)), path: path.into(), section: None };
     let metrics = Metrics::new(1);
     let listener = metrics.listener(&source("Gateway", "spec.listeners[0]"));
-    let rule = metrics.rule(&source("HTTPRoute", "spec.rules[2]"));
+    let rule = source("HTTPRoute", "spec.rules[2]");
+    let counters = metrics.rule(&rule);
     let backend = metrics.backend(&BackendKey::tcp(object("Service"), 80));
     let endpoint = "10.0.0.4:8080".parse().expect("an address");
     let request = request();
@@ -64,7 +65,7 @@ fn exchanges(criterion: &mut Criterion) {
                 let mut exchange = Exchange::begin(&recorder, black_box(&request));
                 exchange.set_request_id(|| request.head.headers.get("x-request-id").unwrap_or_default());
                 exchange.set_listener(&listener);
-                exchange.set_rule(&rule);
+                exchange.set_rule(counters.of(&rule));
                 exchange.set_backend(&backend);
                 exchange.begin_try(endpoint, &mut headers);
                 exchange.end_try(Instant::now(), Duration::from_micros(321), Ok(StatusCode::OK));

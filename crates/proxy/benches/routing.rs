@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::Method;
 use portway_plan::{
     Entry, HeaderMatch, Host, HostPattern, Listener, ListenerProtocol, ObjectRef, PathMatch, Port,
-    QueryMatch, Rule, RuleKind, Source, StringMatch, Timeouts, Transport,
+    QueryMatch, Rule, RuleKind, Source, StringMatch, Transport,
 };
 use portway_proxy::http::route::PortTable;
 use portway_proxy::http::{Authority, Headers, RequestHead, Scheme, Version, path};
@@ -38,9 +38,9 @@ fn entry(name: usize, path: PathMatch) -> Entry {
         rule: Arc::new(Rule {
             source: source("HTTPRoute", &name.to_string()),
             kind: RuleKind::Http,
-            filters: Vec::new(),
-            backends: Vec::new(),
-            timeouts: Timeouts::default(),
+            filters: Box::default(),
+            backends: Box::default(),
+            timeouts: None,
             retry: None,
             session: None,
         }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portway_plan::{ListenerProtocol, Plan, Port, Transport, TrustKey};
 
-use crate::http::route::PortTable;
+use crate::http::route::{Compilation, PortTable};
 use crate::l4::ForwardTable;
 use crate::observe::Metrics;
 use crate::proxy::FailedListener;
@@ -134,6 +134,7 @@ impl Compiler {
         let certificates = Certificates::load(&self.tls, &plan, &previous.certificates);
         let backends = self.backends.sync(&plan);
         self.secure(&plan, &certificates, &backends);
+        let mut with = Compilation::new(&backends, &self.metrics);
         let mut ports = BTreeMap::new();
         for planned in &plan.ports {
             let key = PortKey::from(&**planned);
@@ -144,12 +145,13 @@ impl Compiler {
                 TlsTable::build(&self.tls, planned, &certificates, trusted, old_tls, &mut failed)
             };
             let old_table = old.map(|p| &*p.table);
-            let table = Arc::new(PortTable::compile(planned, old_table, &backends, &self.metrics));
+            let table = Arc::new(PortTable::compile_with(planned, old_table, &mut with));
             let old_forwards = old.map(|p| &*p.forwards);
             let forwards = Arc::new(ForwardTable::compile(planned, old_forwards, &backends, &self.metrics));
             let speaks = Speaks::of(planned);
             ports.insert(key, CompiledPort { table, tls: tls.map(Arc::new), forwards, speaks });
         }
+        drop(with);
         self.anchors.prune();
         (Snapshot { revision: previous.revision + 1, plan, backends, ports, certificates }, failed)
     }

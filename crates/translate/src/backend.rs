@@ -89,7 +89,7 @@ impl<'a> Resolver<'a> {
                 let finding = Finding::new(path, reason, message);
                 let message = finding.to_string().into();
                 self.faults.push(finding);
-                Target::Invalid(NoBackend { reason: reason.into(), message })
+                Target::Invalid(Box::new(NoBackend { reason: reason.into(), message }))
             }
         }
     }
@@ -147,7 +147,7 @@ impl<'a> Resolver<'a> {
         self.speakable(port, transport, namespace, name)
             .map_err(|message| ("UnsupportedProtocol", message))?;
         let object = ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() };
-        Ok(BackendKey { object, port: number, transport })
+        Ok(BackendKey { object: Arc::new(object), port: number, transport })
     }
 
     /// Whether this route can send its traffic to the port.

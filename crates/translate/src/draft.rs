@@ -156,10 +156,7 @@ impl<'a> Drafting<'a> {
     ) {
         self.draft.total += 1;
         match rule {
-            Ok((mut rule, matches)) => {
-                // Most rules have one of each, and there can be very many rules.
-                rule.filters.shrink_to_fit();
-                rule.backends.shrink_to_fit();
+            Ok((rule, matches)) => {
                 self.draft.invalid.extend(invalid);
                 let index = u16::try_from(index).unwrap_or(u16::MAX);
                 self.draft.rules.push(DraftRule { rule: Arc::new(rule), index, matches });

@@ -22,7 +22,7 @@ pub(crate) fn of_http(
     filters: &[HTTPRouteFilter],
     path: &str,
     context: &mut RuleContext<'_, '_>,
-) -> Result<Vec<Filter>, InvalidRule> {
+) -> Result<Box<[Filter]>, InvalidRule> {
     let has = |kind| filters.iter().any(|filter| filter.type_ == kind);
     if has(HTTPRouteFilterType::RequestRedirect) && has(HTTPRouteFilterType::URLRewrite) {
         return Err(InvalidRule {
@@ -92,7 +92,7 @@ pub(crate) fn of_grpc(
     filters: &[GRPCRouteFilter],
     path: &str,
     context: &mut RuleContext<'_, '_>,
-) -> Result<Vec<Filter>, InvalidRule> {
+) -> Result<Box<[Filter]>, InvalidRule> {
     filters
         .iter()
         .enumerate()

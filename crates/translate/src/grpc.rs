@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portway_api::gateway::{GRPCMethodMatch, GRPCMethodMatchType, GRPCRoute, GRPCRouteMatch, GRPCRouteRule};
 use portway_api::object::ObjectKey;
-use portway_plan::{PathMatch, Regex, Rule, RuleKind, Session, Share, Timeouts};
+use portway_plan::{PathMatch, Regex, Rule, RuleKind, Session, Share};
 use portway_store::Resources;
 
 use crate::backend::Resolver;
@@ -73,8 +73,8 @@ fn rule(
         })
     });
     let backends = backends.collect::<Result<_, InvalidRule>>()?;
-    let timeouts = Timeouts::default();
-    let rule = Rule { source, kind: RuleKind::Grpc, filters, backends, timeouts, retry: None, session };
+    let kind = RuleKind::Grpc;
+    let rule = Rule { source, kind, filters, backends, timeouts: None, retry: None, session };
     Ok((rule, matches))
 }
 

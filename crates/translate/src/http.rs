@@ -84,8 +84,9 @@ fn rule(
         })
     });
     let backends = backends.collect::<Result<_, InvalidRule>>()?;
-    let timeouts = spec.timeouts.as_ref().map_or(Ok(Timeouts::default()), |spec| timeouts(spec, path))?;
-    let retry = spec.retry.as_ref().map(|spec| retry(spec, path)).transpose()?;
+    let timeouts = spec.timeouts.as_ref().map(|spec| timeouts(spec, path)).transpose()?;
+    let timeouts = timeouts.and_then(Timeouts::boxed);
+    let retry = spec.retry.as_ref().map(|spec| retry(spec, path).map(Box::new)).transpose()?;
     let rule = Rule { source, kind: RuleKind::Http, filters, backends, timeouts, retry, session };
     Ok((rule, matches))
 }

@@ -34,7 +34,7 @@ pub(crate) fn draft(
             Share {
                 weight: weight(backend.weight),
                 target: drafting.resolver.backend(backend.into(), &path),
-                filters: Vec::new(),
+                filters: Box::default(),
                 path: path.into(),
             }
         });

@@ -43,6 +43,7 @@ mod selector;
 mod session;
 mod status;
 mod survey;
+mod texts;
 mod translator;
 mod trust;
 mod x_backend;

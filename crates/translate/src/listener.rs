@@ -378,10 +378,10 @@ fn allowed_routes(spec: &Listener, path: &str, node: &mut ListenerNode) {
             )),
         }
     }
-    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_deref());
+    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
     node.namespaces = Namespaces::new(
         namespaces.and_then(|namespaces| namespaces.from.as_ref()),
-        namespaces.and_then(|namespaces| namespaces.selector.as_ref()),
+        namespaces.and_then(|namespaces| namespaces.selector.as_deref()),
         Namespaces::Same,
     );
     if let Namespaces::Selector(labels) = &node.namespaces

@@ -55,10 +55,10 @@ pub(crate) fn examine(
     let listeners = listeners
         .map(|(i, spec)| listener::examine(spec, &set.key, &object, i, frontend, surveyor))
         .collect();
-    let allowed = parent.spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_deref());
+    let allowed = parent.spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
     let allowed = Namespaces::new(
         allowed.and_then(|allowed| allowed.from.as_ref()),
-        allowed.and_then(|allowed| allowed.selector.as_ref()),
+        allowed.and_then(|allowed| allowed.selector.as_deref()),
         Namespaces::None,
     );
     let is_allowed = match &allowed {

@@ -29,49 +29,46 @@ struct Guest {
 /// Names a route in the ranks of its entries.
 type Owner = (Arc<Seniority>, RuleKind);
 
-/// The entries of one virtual host, in order, and what becomes of them when they are settled.
-///
-/// They are kept but once, in the host: there can be as many hosts as routes.
-#[derive(Debug, Default)]
+/// The entries of one virtual host, in order. They are kept but once, in the host, and once for all listeners
+/// that have the same: there can be as many hosts as routes.
+#[derive(Debug, PartialEq)]
 struct Shard {
-    built: Option<Arc<Host>>,
+    host: Arc<Host>,
     /// Of the entries of the host.
     ranks: Box<[Rank]>,
+}
+
+/// What a virtual host becomes when it is settled.
+#[derive(Debug, Default)]
+struct Pending {
     added: Vec<(Rank, Entry)>,
     cleared: BTreeSet<Owner>,
 }
 
-impl Shard {
-    /// Builds the host anew. Returns whether it is another now.
-    fn settle(&mut self, hostname: &HostPattern) -> bool {
-        let cleared = std::mem::take(&mut self.cleared);
-        let entries = self.built.iter().flat_map(|host| &host.entries);
-        let mut all: Vec<(Rank, Entry)> = self
-            .ranks
-            .iter()
-            .zip(entries)
-            .filter(|(rank, _)| !cleared.contains(&rank.owner()))
+impl Pending {
+    /// The host anew; `None` if it has no entries. What is as it was stays shared.
+    fn settle(self, hostname: &HostPattern, built: Option<&Arc<Shard>>) -> Option<Arc<Shard>> {
+        let before = built.into_iter().flat_map(|shard| shard.ranks.iter().zip(&shard.host.entries));
+        let mut all: Vec<(Rank, Entry)> = before
+            .filter(|(rank, entry)| !self.cleared.contains(&rank.owner(entry)))
             .map(|(rank, entry)| (rank.clone(), entry.clone()))
             .collect();
-        if all.len() == self.ranks.len() && self.added.is_empty() {
-            return false;
+        if self.added.is_empty() && all.len() == built.map_or(0, |shard| shard.ranks.len()) {
+            return built.cloned();
         }
-        all.append(&mut self.added);
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.extend(self.added);
+        all.sort_by(|(a, of_a), (b, of_b)| a.key(of_a).cmp(&b.key(of_b)));
         let mut entries = Vec::with_capacity(all.len());
         let mut ranks = Vec::with_capacity(all.len());
         for (rank, entry) in all {
             ranks.push(rank);
             entries.push(entry);
         }
-        self.added = Vec::new();
-        self.ranks = ranks.into();
-        let host = Host { hostname: hostname.clone(), entries };
-        let same = self.built.as_deref() == Some(&host);
-        if !same {
-            self.built = (!host.entries.is_empty()).then(|| Arc::new(host));
-        }
-        !same
+        let host = match built {
+            Some(shard) if shard.host.entries == entries => Arc::clone(&shard.host),
+            _ => Arc::new(Host { hostname: hostname.clone(), entries }),
+        };
+        (!ranks.is_empty()).then(|| Arc::new(Shard { host, ranks: ranks.into() }))
     }
 }
 
@@ -93,8 +90,7 @@ struct Place {
     attached: usize,
     of_kind: [usize; 2],
     /// The most specific hostname first.
-    shards: BTreeMap<Reverse<HostPattern>, Shard>,
-    hosts: Vec<Arc<Host>>,
+    shards: BTreeMap<Reverse<HostPattern>, Arc<Shard>>,
     forwards: BTreeMap<ForwardRank, Arc<ForwardRule>>,
 }
 
@@ -103,7 +99,7 @@ struct Place {
 pub(crate) struct Places {
     places: BTreeMap<ListenerId, Place>,
     stirred: BTreeSet<ListenerId>,
-    changed_shards: BTreeSet<(ListenerId, HostPattern)>,
+    pending: BTreeMap<(ListenerId, HostPattern), Pending>,
     /// Listeners whose forwards may be others now.
     changed_forwards: BTreeSet<ListenerId>,
 }
@@ -173,9 +169,9 @@ impl Places {
                 continue;
             };
             for (hostname, _) in hostnames {
-                if let Some(shard) = place.shards.get_mut(&Reverse(hostname.clone())) {
-                    shard.cleared.insert((Arc::clone(&route.seniority), kind));
-                    self.changed_shards.insert((listener.clone(), hostname.clone()));
+                if place.shards.contains_key(&Reverse(hostname.clone())) {
+                    let pending = self.pending.entry((listener.clone(), hostname.clone())).or_default();
+                    pending.cleared.insert((Arc::clone(&route.seniority), kind));
                 }
             }
         }
@@ -204,24 +200,19 @@ impl Places {
                 self.changed_forwards.insert(listener.clone());
                 any = true;
             }
-            let Some(kind) = route.rule_kind() else { continue };
+            if route.rule_kind().is_none() {
+                continue;
+            }
             for (hostname, own) in hostnames {
-                let shard = place.shards.entry(Reverse(hostname.clone())).or_default();
+                let pending = self.pending.entry((listener.clone(), hostname.clone())).or_default();
                 for rule in &draft.rules {
                     for matched in &rule.matches {
-                        let rank = Rank {
-                            hostname: own.clone(),
-                            specificity: matched.specificity,
-                            seniority: Arc::clone(&route.seniority),
-                            kind,
-                            rule: rule.index,
-                            match_index: matched.index,
-                        };
-                        shard.added.push((rank, matched.entry(&rule.rule, own)));
+                        let seniority = Arc::clone(&route.seniority);
+                        let rank = Rank { specificity: matched.specificity, seniority, rule: rule.index };
+                        pending.added.push((rank, matched.entry(&rule.rule, own)));
                         any = true;
                     }
                 }
-                self.changed_shards.insert((listener.clone(), hostname.clone()));
             }
         }
         any
@@ -230,24 +221,39 @@ impl Places {
     /// Builds the virtual hosts anew whose entries changed. Returns the listeners that may serve otherwise now.
     pub(crate) fn settle(&mut self) -> BTreeSet<ListenerId> {
         let mut changed = std::mem::take(&mut self.changed_forwards);
-        for (listener, hostname) in std::mem::take(&mut self.changed_shards) {
+        // Listeners of a Gateway often serve the same routes.
+        let mut settled: BTreeMap<HostPattern, Arc<Shard>> = BTreeMap::new();
+        for ((listener, hostname), pending) in std::mem::take(&mut self.pending) {
             let Some(place) = self.places.get_mut(&listener) else { continue };
             let key = Reverse(hostname);
-            let Some(shard) = place.shards.get_mut(&key) else { continue };
-            let is_other = shard.settle(&key.0);
-            if shard.built.is_none() {
-                place.shards.remove(&key);
+            let before = place.shards.get(&key);
+            let mut after = pending.settle(&key.0, before);
+            let is_same = match (before, &after) {
+                (Some(before), Some(after)) => Arc::ptr_eq(&before.host, &after.host),
+                (None, None) => true,
+                _ => false,
+            };
+            if let Some(twin) = settled.get(&key.0)
+                && after
+                    .as_ref()
+                    .is_some_and(|shard| (!is_same || Arc::ptr_eq(&shard.host, &twin.host)) && shard == twin)
+            {
+                after = Some(Arc::clone(twin));
             }
-            if is_other {
+            if !is_same {
                 changed.insert(listener);
+            }
+            match after {
+                Some(shard) => {
+                    settled.insert(key.0.clone(), Arc::clone(&shard));
+                    place.shards.insert(key, shard);
+                }
+                None => drop(place.shards.remove(&key)),
             }
         }
         for listener in &changed {
-            if let Some(place) = self.places.get_mut(listener) {
-                place.hosts = place.shards.values().filter_map(|shard| shard.built.clone()).collect();
-                if place.is_empty() {
-                    self.places.remove(listener);
-                }
+            if self.places.get(listener).is_some_and(Place::is_empty) {
+                self.places.remove(listener);
             }
         }
         changed
@@ -271,7 +277,8 @@ impl Places {
 
     /// The virtual hosts of a listener, the most specific first.
     pub(crate) fn hosts(&self, listener: &ListenerId) -> Vec<Arc<Host>> {
-        self.places.get(listener).map(|place| place.hosts.clone()).unwrap_or_default()
+        let shards = self.places.get(listener).into_iter().flat_map(|place| place.shards.values());
+        shards.map(|shard| Arc::clone(&shard.host)).collect()
     }
 
     /// Where a listener sends connections, the most specific hostname first. Of several routes for one hostname

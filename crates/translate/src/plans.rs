@@ -26,7 +26,7 @@ pub(crate) struct Plans {
     /// How many routes in each plan send to a backend; its listeners count as one.
     users: BTreeMap<BackendKey, BTreeMap<Site, usize>>,
     /// The plans that routes are in, and count in `users` for.
-    in_plan: BTreeMap<ObjectKey, BTreeSet<Site>>,
+    in_plan: BTreeMap<ObjectKey, Box<[Site]>>,
     /// The backends that filters of listeners ask, which count in `users`, too.
     asked: BTreeSet<(BackendKey, Site)>,
     /// Whom the backends of each plan trust.
@@ -68,7 +68,7 @@ impl Plans {
     /// A route is in these plans now, and in no others.
     pub(crate) fn enter(&mut self, route: &RouteNode, now: BTreeSet<Site>, stale: &mut Stale) {
         let key = route.object.key();
-        let before = self.in_plan.get(key).cloned().unwrap_or_default();
+        let before: BTreeSet<Site> = self.in_plan.get(key).into_iter().flatten().cloned().collect();
         for site in now.difference(&before) {
             for backend in &route.backends {
                 self.add_user(backend, site, stale);
@@ -78,7 +78,7 @@ impl Plans {
         if now.is_empty() {
             self.in_plan.remove(key);
         } else {
-            self.in_plan.insert(key.clone(), now);
+            self.in_plan.insert(key.clone(), now.into_iter().collect());
         }
     }
 
@@ -145,7 +145,8 @@ impl Plans {
     /// plans.
     pub(crate) fn look_at(&self, kind: KindId, namespace: &str, name: &str, stale: &mut Stale) {
         let object = ObjectRef { kind: kind.as_str().into(), namespace: namespace.into(), name: name.into() };
-        let first = BackendKey { object: object.clone(), port: 0, transport: Transport::Tcp };
+        let object = Arc::new(object);
+        let first = BackendKey::tcp(Arc::clone(&object), 0);
         let last = BackendKey { object, port: u16::MAX, transport: Transport::Udp };
         for (key, sites) in self.users.range(first..=last) {
             stale.backends.entry(key.clone()).or_default().extend(sites.keys().cloned());

@@ -1,9 +1,9 @@
 //! Which of several matches wins (HTTPRoute and GRPCRoute `rules[].matches`), as one total order.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use portway_plan::{HostPattern, PathMatch};
+use portway_plan::{Entry, PathMatch, RuleKind};
 
 /// How old an object is and, among equals, what it is called: the tie-break that the whole API shares.
 ///
@@ -57,48 +57,33 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// The place of one match among all those of a virtual host; the least is tried first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The place of one match among all those of a virtual host, together with what its entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rank {
-    /// The route's own hostname, not its intersection with the listener's
-    /// (feature GatewayRouteHostnameIntersectionPrecedence).
-    pub(crate) hostname: HostPattern,
     pub(crate) specificity: Specificity,
     pub(crate) seniority: Arc<Seniority>,
-    /// `HTTPRoute` before `GRPCRoute`, which meet on no host; it makes the order total.
-    pub(crate) kind: portway_plan::RuleKind,
+    /// Which of the route's rules it is of.
     pub(crate) rule: u16,
-    pub(crate) match_index: u16,
 }
 
 impl Rank {
     /// The route that the match is of.
-    pub(crate) fn owner(&self) -> (Arc<Seniority>, portway_plan::RuleKind) {
-        (Arc::clone(&self.seniority), self.kind)
+    pub(crate) fn owner(&self, entry: &Entry) -> (Arc<Seniority>, RuleKind) {
+        (Arc::clone(&self.seniority), entry.rule.kind)
     }
-}
 
-impl Rank {
-    fn key(&self) -> impl Ord + '_ {
+    /// Orders matches; the least is tried first.
+    pub(crate) fn key<'a>(&'a self, entry: &'a Entry) -> impl Ord + 'a {
         (
-            Reverse((&self.hostname, self.specificity)),
+            // The route's own hostname, not its intersection with the listener's (feature
+            // GatewayRouteHostnameIntersectionPrecedence).
+            Reverse((&entry.route_hostname, self.specificity)),
             &*self.seniority,
-            self.kind,
+            // `HTTPRoute` before `GRPCRoute`, which meet on no host; it makes the order total.
+            entry.rule.kind,
             self.rule,
-            self.match_index,
+            entry.match_index,
         )
-    }
-}
-
-impl Ord for Rank {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl PartialOrd for Rank {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 

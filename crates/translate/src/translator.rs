@@ -30,6 +30,7 @@ use crate::problem;
 use crate::route::{self, RouteNode, RouteObject};
 use crate::status::{Status, Statuses};
 use crate::survey::{self, Site, Survey, survey};
+use crate::texts::Texts;
 use crate::trust::Bundles;
 use crate::{Options, Problems, Translation, certificate, class, gateway, listenerset, x_backend};
 
@@ -51,6 +52,7 @@ pub struct Translator {
     dependents: BTreeMap<Dependency, BTreeSet<ObjectKey>>,
     places: Places,
     plans: Plans,
+    texts: Texts,
     statuses: Statuses,
     problems: Problems,
 }
@@ -237,7 +239,9 @@ impl Translator {
                 work.x_backends.extend(x_backend::referred(&before));
             }
             let Some(object) = RouteObject::get(resources, key) else { continue };
-            let (node, draft) = RouteNode::new(object, &self.survey.parents, resources);
+            let (mut node, mut draft) = RouteNode::new(object, &self.survey.parents, resources);
+            self.texts.share(&mut draft);
+            self.texts.share_names(&mut node);
             for dependency in &node.dependencies {
                 self.dependents.entry(dependency.clone()).or_default().insert(key.clone());
             }
@@ -259,7 +263,11 @@ impl Translator {
             planned(&self.survey).map(|(site, node)| (&node.id, site)).collect();
         for key in &work.routes {
             let Some(node) = self.routes.get(key) else { continue };
-            let draft = drafts.remove(key).unwrap_or_else(|| node.object.draft(resources));
+            let draft = drafts.remove(key).unwrap_or_else(|| {
+                let mut draft = node.object.draft(resources);
+                self.texts.share(&mut draft);
+                draft
+            });
             self.places.clear(node);
             let serves = self.places.fill(node, &draft, |listener| planned.contains_key(listener));
             let mut now: BTreeSet<Site> = BTreeSet::new();
@@ -270,6 +278,7 @@ impl Translator {
             }
             self.plans.enter(node, now, &mut work.stale);
         }
+        self.texts.sweep();
     }
 
     /// Takes back what a route left in the indexes.

@@ -10,7 +10,7 @@ use portway_api::gateway::{
 use portway_api::object::{KindId, ObjectKey};
 use portway_plan::{
     Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointAddress, EndpointState, Endpoints,
-    HostPattern, ObjectRef, Transport, TrustAnchors,
+    HostPattern, ObjectRef, TrustAnchors,
 };
 use portway_store::{Resources, Stored};
 
@@ -36,11 +36,7 @@ pub(crate) fn is_one(key: &BackendKey) -> bool {
 /// The name of an XBackend in the plan. It has one port, which is not part of the name.
 pub(crate) fn key(namespace: &str, name: &str) -> BackendKey {
     let kind = KindId::XBackend.as_str().into();
-    BackendKey {
-        object: ObjectRef { kind, namespace: namespace.into(), name: name.into() },
-        port: 0,
-        transport: Transport::Tcp,
-    }
+    BackendKey::tcp(ObjectRef { kind, namespace: namespace.into(), name: name.into() }, 0)
 }
 
 /// The backend that a reference from a route, or a Gateway, of that kind leads to.

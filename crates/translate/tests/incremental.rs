@@ -446,7 +446,10 @@ fn an_untouched_host_is_shared() {
     let text = common::goldens().into_iter().find(|(path, _)| path.ends_with("http/simple.yaml")).unwrap().1;
     let mut resources = common::resources("simple.yaml", common::input(&text));
     let gateway = json!({"metadata": {"namespace": "infra", "name": "g"}, "spec": {
-        "gatewayClassName": "portway", "listeners": [{"name": "l", "port": 81, "protocol": "HTTP"}],
+        "gatewayClassName": "portway",
+        "listeners": [
+            {"name": "l", "port": 81, "protocol": "HTTP"}, {"name": "m", "port": 82, "protocol": "HTTP"},
+        ],
     }});
     resources.insert(AnyObject::read(KindId::Gateway, gateway, None, |_| {}).unwrap());
     resources.insert(route("a", "/1"));
@@ -458,7 +461,12 @@ fn an_untouched_host_is_shared() {
     changes.record(ObjectKey::new(KindId::HTTPRoute, "infra", "b"), Change::Changed);
     let after = translator.update(&resources, &changes, &common::options()).plan;
     assert!(std::sync::Arc::ptr_eq(&before.ports[0], &after.ports[0]), "another port");
-    let hosts = |plan: &portway_plan::Plan| plan.ports[1].listeners[0].hosts.clone();
+    let hosts = |plan: &portway_plan::Plan| {
+        let [l, m] = [1, 2].map(|port: usize| plan.ports[port].listeners[0].hosts.clone());
+        let same = l.iter().zip(&m).all(|(of_l, of_m)| std::sync::Arc::ptr_eq(of_l, of_m));
+        assert!(same, "listeners with the same routes");
+        l
+    };
     let (before, after) = (hosts(&before), hosts(&after));
     assert!(std::sync::Arc::ptr_eq(&before[1], &after[1]), "another host of the same listener");
     assert_ne!(before[0], after[0]);

@@ -200,14 +200,14 @@ impl Types {
                 Some(Shape::Struct(fields)) => {
                     fields.iter().map(|field| if self.boxed(field) { 8 } else { self.size(&field.of) }).sum()
                 }
-                Some(Shape::Enum(_)) | None => 24,
+                Some(Shape::Enum(_)) | None => 16,
             },
         }
     }
 
     /// Whether a field is boxed: a large struct that is mostly absent would cost its size in every parent.
     pub(super) fn boxed(&self, field: &Field) -> bool {
-        !field.required && matches!(field.of, Type::Named(_)) && self.size(&field.of) > 64
+        !field.required && matches!(field.of, Type::Named(_)) && self.size(&field.of) > 40
     }
 
     /// Whether the type can derive `Default`: no required field without a value to begin with.

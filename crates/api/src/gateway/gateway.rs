@@ -41,7 +41,7 @@ pub struct AllowedListeners {
     /// Namespaces defines which namespaces ListenerSets can be attached to this Gateway. The default
     /// value is to allow no ListenerSets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespaces: Option<Box<ListenerNamespaces>>,
+    pub namespaces: Option<ListenerNamespaces>,
 }
 
 /// Frontend describes TLS config when client connects to Gateway. Support: Core
@@ -136,7 +136,7 @@ pub struct GatewaySpec {
     pub gateway_class_name: String,
     /// Infrastructure defines infrastructure level attributes about this Gateway instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub infrastructure: Option<GatewayInfrastructure>,
+    pub infrastructure: Option<Box<GatewayInfrastructure>>,
     /// Listeners associated with this Gateway. Listeners define logical endpoints that are bound on this
     /// Gateway's addresses. At least one Listener MUST be specified.
     pub listeners: Vec<Listener>,
@@ -224,7 +224,7 @@ pub struct ListenerNamespaces {
     /// Namespaces matching this Selector will be selected by this Gateway. This field is ignored for
     /// other values of "From".
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<LabelSelector>,
+    pub selector: Option<Box<LabelSelector>>,
 }
 
 /// ParametersRef is a reference to a resource that contains the configuration parameters corresponding to

@@ -363,13 +363,13 @@ pub struct HTTPRouteRule {
     pub name: Option<String>,
     /// Retry defines the configuration for when to retry an HTTP request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry: Option<HTTPRouteRetry>,
+    pub retry: Option<Box<HTTPRouteRetry>>,
     /// Deprecated: use the Backend resource for session persistence (GEP-4894).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<Box<SessionPersistence>>,
     /// Timeouts defines the timeouts that can be configured for an HTTP request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeouts: Option<HTTPRouteTimeouts>,
+    pub timeouts: Option<Box<HTTPRouteTimeouts>>,
 }
 
 /// Spec defines the desired state of HTTPRoute.

@@ -20,7 +20,7 @@ pub struct AllowedRoutes {
     /// Namespaces indicates namespaces from which Routes may be attached to this Listener. This is
     /// restricted to the namespace of this Gateway by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespaces: Option<Box<RouteNamespaces>>,
+    pub namespaces: Option<RouteNamespaces>,
 }
 
 /// BackendRef is a reference to a backend to send authorization requests to.
@@ -414,7 +414,7 @@ pub struct Listener {
     /// AllowedRoutes defines the types of routes that MAY be attached to a Listener and the trusted
     /// namespaces where those Route resources MAY be present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allowed_routes: Option<AllowedRoutes>,
+    pub allowed_routes: Option<Box<AllowedRoutes>>,
     /// Filters groups the pre-routing filter lists that run on every request accepted on this Listener,
     /// before route matching is performed. Filters is only valid when Protocol is `HTTP` or `HTTPS`; this
     /// constraint is enforced by CEL validation on the enclosing Listener struct.
@@ -631,7 +631,7 @@ pub struct RouteNamespaces {
     /// matching this Selector will be selected by this Gateway. This field is ignored for other values of
     /// "From".
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<LabelSelector>,
+    pub selector: Option<Box<LabelSelector>>,
 }
 
 /// RouteParentStatus describes the status of a route with respect to an associated Parent.

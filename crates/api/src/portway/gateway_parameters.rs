@@ -97,10 +97,10 @@ pub struct DrainParameters {
 pub struct GatewayParametersSpec {
     /// Which workload runs the proxies, and how many of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<Workload>,
+    pub workload: Option<Box<Workload>>,
     /// How the proxies serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<ProxyParameters>,
+    pub proxy: Option<Box<ProxyParameters>>,
     /// The pods of the proxies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Box<PodParameters>>,
@@ -110,7 +110,7 @@ pub struct GatewayParametersSpec {
     /// How many proxies may be away at once when nodes are drained; replaces the class's as a whole.
     /// Default: maxUnavailable 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod_disruption_budget: Option<DisruptionBudget>,
+    pub pod_disruption_budget: Option<Box<DisruptionBudget>>,
 }
 
 open_enum! {

@@ -484,8 +484,8 @@ fn own_answer(answer: Result<Response, FaultKind>, why: &str) -> Answer {
 
 fn limits(rule: &Rule) -> Vec<String> {
     let mut limits = Vec::new();
-    limits.extend(rule.timeouts.request.map(|time| format!("request timeout {time:?}")));
-    limits.extend(rule.timeouts.backend_request.map(|time| format!("backend request timeout {time:?}")));
+    limits.extend(rule.timeouts().request.map(|time| format!("request timeout {time:?}")));
+    limits.extend(rule.timeouts().backend_request.map(|time| format!("backend request timeout {time:?}")));
     limits.extend(rule.retry.as_ref().map(|retry| format!("{} retries", retry.attempts)));
     limits.extend(rule.session.as_deref().map(filters::session));
     limits

@@ -38,7 +38,7 @@ pub(crate) fn start(
                 backend: &backend,
                 identity: identity.as_ref(),
                 kind,
-                timeouts: &Timeouts::default(),
+                timeouts: &Timeouts::NONE,
                 begun: None,
                 retries,
                 stick: None,

@@ -110,7 +110,7 @@ impl Gateway {
             Ok(matched) => {
                 passing.exchange.set_rule(matched.rule.metrics());
                 passing.context = matched.context();
-                passing.limit = matched.rule.plan().timeouts.request;
+                passing.limit = matched.rule.plan().timeouts().request;
                 let filters = matched.rule.filters();
                 let passed = if filters.is_empty() { Ok(()) } else { self.pass(filters, &mut passing).await };
                 match passed {
@@ -198,7 +198,7 @@ impl Gateway {
     ) -> Result<Response, Refusal> {
         let Rest { mut head, body, upgrade, expects_continue, informational, connection, grpc } = rest;
         let plan = rule.plan();
-        let retries = Retries::new(plan.retry.as_ref(), &head.method);
+        let retries = Retries::new(plan.retry.as_deref(), &head.method);
         let share = rule.choose().ok_or_else(|| Fault::new(FaultKind::InvalidRoute, "no backends"))?;
         let backend = share.backend.ok_or_else(|| Fault::new(FaultKind::InvalidRoute, &share.plan.path))?;
         exchange.set_backend(backend.metrics());
@@ -216,7 +216,7 @@ impl Gateway {
                 effects: &mut *effects,
                 exchange: &mut *exchange,
                 context,
-                limit: plan.timeouts.request,
+                limit: plan.timeouts().request,
                 grpc,
             };
             self.pass(share.filters, &mut passing).await?;
@@ -234,7 +234,7 @@ impl Gateway {
             identity: identity.as_ref(),
             stick: stick.as_ref(),
             kind: plan.kind,
-            timeouts: &plan.timeouts,
+            timeouts: plan.timeouts(),
             begun: effects.asked.then(|| exchange.begun().into()),
             retries,
             head,

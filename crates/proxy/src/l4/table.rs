@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portway_plan::{self as plan, HostPattern, ListenerProtocol};
 
-use crate::observe::{ListenerMetrics, Metrics, RuleMetrics};
+use crate::observe::{ListenerMetrics, Metrics, RuleCounters, RuleMetrics};
 use crate::patterns::PatternIndex;
 use crate::upstream::{Backend, BackendMap, Weights};
 
@@ -30,7 +30,7 @@ pub struct ForwardRule {
     plan: Arc<plan::ForwardRule>,
     shares: Box<[Option<Arc<Backend>>]>,
     weights: Weights,
-    metrics: Arc<RuleMetrics>,
+    metrics: RuleCounters,
 }
 
 impl ForwardTable {
@@ -141,7 +141,7 @@ impl ForwardRule {
 
     /// The rule's counters.
     pub fn metrics(&self) -> &Arc<RuleMetrics> {
-        &self.metrics
+        self.metrics.of(&self.plan.source)
     }
 
     /// The backend that gets the next connection, exactly by the weights. `None` when it falls to a share

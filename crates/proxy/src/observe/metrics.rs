@@ -7,7 +7,7 @@ use std::time::Duration;
 use portway_plan::{BackendKey, Source};
 
 use super::recorder::Counts;
-use super::series::{BackendMetrics, Family, ListenerMetrics, RuleLabels, RuleMetrics};
+use super::series::{BackendMetrics, Family, ListenerMetrics, RuleCounters, RuleLabels};
 
 /// How many rules, backends and listeners have series of their own; the others count together, without
 /// labels, so that a large configuration cannot flood whoever scrapes.
@@ -16,7 +16,7 @@ const MOST_SERIES: usize = 1_000;
 /// All that is counted. The compiled plan takes its handles from here, so that a request looks nothing up.
 #[derive(Debug)]
 pub struct Metrics {
-    pub(super) rules: Family<RuleLabels>,
+    pub(super) rules: Arc<Family<RuleLabels>>,
     pub(super) backends: Family<BackendKey>,
     pub(super) listeners: Family<Source>,
     pub(super) workers: Vec<Arc<Counts>>,
@@ -30,7 +30,7 @@ impl Metrics {
     /// For that many workers.
     pub fn new(workers: usize) -> Self {
         Self {
-            rules: Family::new(workers, MOST_SERIES),
+            rules: Arc::new(Family::new(workers, MOST_SERIES)),
             backends: Family::new(workers, MOST_SERIES),
             listeners: Family::new(workers, MOST_SERIES),
             workers: (0..workers).map(|_| Arc::default()).collect(),
@@ -54,8 +54,8 @@ impl Metrics {
     }
 
     /// The counters of a rule; the same for as long as someone holds them.
-    pub fn rule(&self, rule: &Source) -> Arc<RuleMetrics> {
-        self.rules.get(RuleLabels { source: rule.clone() })
+    pub fn rule(&self, rule: &Source) -> RuleCounters {
+        RuleCounters::new(rule, &self.rules)
     }
 
     /// The counters of a backend.

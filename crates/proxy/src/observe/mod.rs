@@ -28,5 +28,5 @@ pub use exchange::{Exchange, Received};
 pub use metrics::Metrics;
 pub(crate) use observation::Observation;
 pub use recorder::{Counts, Handshake, Recorder};
-pub use series::{BackendMetrics, ListenerMetrics, RuleLabels, RuleMetrics, Series, Shard};
+pub use series::{BackendMetrics, ListenerMetrics, RuleCounters, RuleLabels, RuleMetrics, Series, Shard};
 pub use session::{End, Session, Spoken};

@@ -25,7 +25,8 @@ impl Display for RuleLabels {
     }
 }
 
-/// The counters of a rule. Kept by the compiled rule; two compilations of one rule share them.
+/// The counters of a rule. Kept by the compiled rule ([`RuleCounters`]); two compilations of one rule share
+/// them.
 pub type RuleMetrics = Series<RuleLabels>;
 /// The counters of a backend.
 pub type BackendMetrics = Series<BackendKey>;
@@ -40,6 +41,29 @@ pub struct Series<L> {
     shards: Box<[OnceLock<Arc<Shard<L>>>]>,
     overflow: Option<Arc<Series<L>>>,
     budget: Arc<Budget>,
+}
+
+/// A compiled rule's hold on its counters, which are made with its first request: of very many rules, most
+/// never see one.
+#[derive(Debug)]
+pub struct RuleCounters {
+    made: OnceLock<Arc<RuleMetrics>>,
+    family: Arc<Family<RuleLabels>>,
+}
+
+impl RuleCounters {
+    /// Of a rule that may have been compiled, and counted, before.
+    pub(super) fn new(rule: &Source, family: &Arc<Family<RuleLabels>>) -> Self {
+        let made = family.find(&RuleLabels { source: rule.clone() });
+        Self { made: made.map(OnceLock::from).unwrap_or_default(), family: family.clone() }
+    }
+
+    /// The counters; `rule` is the rule that they were asked for. The first time, the family is locked for a
+    /// moment, as a compilation does.
+    #[inline]
+    pub fn of(&self, rule: &Source) -> &Arc<RuleMetrics> {
+        self.made.get_or_init(|| self.family.get(RuleLabels { source: rule.clone() }))
+    }
 }
 
 /// One worker's part of a series.
@@ -187,6 +211,12 @@ impl<L: Clone + Display + Eq + Hash> Family<L> {
         let budget = Arc::new(Budget { left: AtomicUsize::new(limit) });
         let other = Series::new(None, workers, None, budget.clone());
         Self { workers, series: Mutex::default(), other, budget }
+    }
+
+    /// The series of that name, if someone holds it.
+    fn find(&self, labels: &L) -> Option<Arc<Series<L>>> {
+        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        series.get(labels).and_then(Weak::upgrade)
     }
 
     /// The series of that name, the same for as long as someone holds it.

@@ -1,11 +1,25 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use smallvec::SmallVec;
+
 /// Picks among weighted shares exactly to their weights: of each `sum of weights` consecutive picks (the
 /// weights without their common divisor), over all workers, each share gets its weight, well spread.
 #[derive(Debug)]
-pub struct Weights {
+pub struct Weights(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// No share has a weight.
+    None,
+    /// The only share that has one: so it is with most rules, of which there can be very many.
+    One(usize),
+    Several(Box<Several>),
+}
+
+#[derive(Debug)]
+struct Several {
     /// The running sums of the weights.
-    ends: Box<[u64]>,
+    ends: SmallVec<[u64; 4]>,
     /// Coprime to the total and near its golden section, so that a share's picks lie far apart.
     step: u64,
     /// Lest rules that are compiled anew often begin with the same share each time.
@@ -16,9 +30,30 @@ pub struct Weights {
 impl Weights {
     /// Shares by their weights, in order.
     pub fn new(weights: &[u32]) -> Self {
+        let mut shares = weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+        Self(match (shares.next(), shares.next()) {
+            (None, _) => Kind::None,
+            (Some((index, _)), None) => Kind::One(index),
+            (Some(_), Some(_)) => Kind::Several(Box::new(Several::new(weights))),
+        })
+    }
+
+    /// The index of the share that gets the next request; `None` when all weights are 0 or there are none.
+    #[inline]
+    pub fn pick(&self) -> Option<usize> {
+        match &self.0 {
+            Kind::None => None,
+            Kind::One(index) => Some(*index),
+            Kind::Several(several) => several.pick(),
+        }
+    }
+}
+
+impl Several {
+    fn new(weights: &[u32]) -> Self {
         let divisor = weights.iter().fold(0, |g, w| gcd(g, u64::from(*w))).max(1);
         let mut sum = 0;
-        let ends: Box<[u64]> = weights
+        let ends = weights
             .iter()
             .map(|w| {
                 sum += u64::from(*w) / divisor;
@@ -32,15 +67,9 @@ impl Weights {
         Self { ends, step: step.max(1), seed: rand::random(), count: AtomicU64::new(0) }
     }
 
-    /// The index of the share that gets the next request; `None` when all weights are 0 or there are none.
     #[inline]
-    pub fn pick(&self) -> Option<usize> {
+    fn pick(&self) -> Option<usize> {
         let total = *self.ends.last()?;
-        match total {
-            0 => return None,
-            1 => return self.ends.iter().position(|end| *end > 0),
-            _ => {}
-        }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         // Each round of `total` picks begins elsewhere, lest clients that alternate between two kinds of
         // request always meet the same share.

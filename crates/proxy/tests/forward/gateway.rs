@@ -79,20 +79,20 @@ impl Setup {
             weight: *weight,
             target: match name {
                 Some(name) => Target::Backend(key(name)),
-                None => Target::Invalid(portway_plan::NoBackend {
+                None => Target::Invalid(Box::new(portway_plan::NoBackend {
                     reason: "BackendNotFound".into(),
                     message: "no such Service".into(),
-                }),
+                })),
             },
-            filters: Vec::new(),
+            filters: Box::default(),
         };
         let rule = Rule {
             source: source.clone(),
             kind: self.kind,
-            filters: self.filters.clone(),
+            filters: self.filters.clone().into(),
             backends: self.shares.iter().map(share).collect(),
-            timeouts: self.timeouts.clone(),
-            retry: self.retry.clone(),
+            timeouts: self.timeouts.clone().boxed(),
+            retry: self.retry.clone().map(Box::new),
             session: None,
         };
         let entry = Entry {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portway_plan::{
     Backend, BackendKey, BackendProtocol, Certificate, CertificateKey, Endpoint, EndpointAddress,
     EndpointState, Endpoints, Entry, Host, HostPattern, Listener, ListenerProtocol, ObjectRef, PathMatch,
-    Plan, Port, PrivateKey, Rule, RuleKind, Share, Source, Target, Timeouts, TlsTermination, Transport,
+    Plan, Port, PrivateKey, Rule, RuleKind, Share, Source, Target, TlsTermination, Transport,
 };
 use portway_proxy::snapshot::PortKey;
 
@@ -37,14 +37,15 @@ pub(crate) fn listener(name: &str, hostname: &str, to: &str, certificates: &[&st
             section: None,
         },
         kind: RuleKind::Http,
-        filters: Vec::new(),
-        backends: vec![Share {
+        filters: Box::default(),
+        backends: [Share {
             path: "spec.rules[0].backendRefs[0]".into(),
             weight: 1,
             target: Target::Backend(backend_key(to)),
-            filters: Vec::new(),
-        }],
-        timeouts: Timeouts::default(),
+            filters: Box::default(),
+        }]
+        .into(),
+        timeouts: None,
         retry: None,
         session: None,
     });

@@ -32,7 +32,7 @@ fn source(kind: &str, name: &str, section: Option<&str>) -> Source {
 }
 
 pub(super) fn backend(name: &str) -> BackendKey {
-    BackendKey { object: object("Service", name), port: 8080, transport: Transport::Tcp }
+    BackendKey::tcp(object("Service", name), 8080)
 }
 
 fn host(name: &str) -> HostPattern {
@@ -49,8 +49,8 @@ fn session(carrier: SessionCarrier) -> Arc<Session> {
 }
 
 fn filters() -> Vec<Filter> {
-    let invalid =
-        Target::Invalid(NoBackend { reason: "BackendNotFound".into(), message: "no Service".into() });
+    let invalid = NoBackend { reason: "BackendNotFound".into(), message: "no Service".into() };
+    let invalid = Target::Invalid(Box::new(invalid));
     let pair = || HeaderPair { name: "X-A".into(), value: "1 \"quoted\" \\ ü".into() };
     let edit = HeaderEdit { set: vec![pair()], add: vec![pair()], remove: vec!["x-b".into()] };
     vec![
@@ -104,19 +104,22 @@ fn rule(name: &str, kind: RuleKind) -> Arc<Rule> {
         path: "spec.rules[0].backendRefs[0]".into(),
         weight,
         target,
-        filters: filters(),
+        filters: filters().into(),
     };
     let invalid = NoBackend { reason: "RefNotPermitted".into(), message: "no ReferenceGrant".into() };
+    let invalid = Target::Invalid(Box::new(invalid));
+    let retry = Retry { codes: vec![502, 503], attempts: 2, backoff: Some(Duration::from_millis(10)) };
     Arc::new(Rule {
         source: source("HTTPRoute", name, Some("first")),
         kind,
-        filters: filters(),
-        backends: vec![share(3, Target::Backend(backend("web"))), share(0, Target::Invalid(invalid))],
+        filters: filters().into(),
+        backends: [share(3, Target::Backend(backend("web"))), share(0, invalid)].into(),
         timeouts: Timeouts {
             request: Some(Duration::from_secs(1)),
             backend_request: Some(Duration::from_nanos(7)),
-        },
-        retry: Some(Retry { codes: vec![502, 503], attempts: 2, backoff: Some(Duration::from_millis(10)) }),
+        }
+        .boxed(),
+        retry: Some(Box::new(retry)),
         session: Some(session(SessionCarrier::Cookie { path: "/".into(), permanent: true })),
     })
 }
@@ -185,7 +188,7 @@ pub(super) fn plan() -> Plan {
     let forward_rule = |kind| {
         let target = Target::Backend(backend("tcp"));
         let share =
-            Share { path: "spec.rules[0].backendRefs[0]".into(), weight: 1, target, filters: Vec::new() };
+            Share { path: "spec.rules[0].backendRefs[0]".into(), weight: 1, target, filters: Box::default() };
         Arc::new(ForwardRule { source: source("TLSRoute", "bytes", None), kind, backends: vec![share] })
     };
     let tls = forward_rule(ForwardKind::Tls);

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use portway_plan::{
     Backend, BackendProtocol, Certificate, CertificateKey, Endpoints, Entry, Host, HostPattern, Listener,
-    ListenerProtocol, ObjectRef, PathMatch, Plan, Port, PrivateKey, Rule, RuleKind, Source, Timeouts,
-    Transport,
+    ListenerProtocol, ObjectRef, PathMatch, Plan, Port, PrivateKey, Rule, RuleKind, Source, Transport,
 };
 use proptest::prelude::*;
 
@@ -38,9 +37,9 @@ fn plan() -> impl Strategy<Value = Plan> {
                     rule: Arc::new(Rule {
                         source: source("HTTPRoute", format!("r{rule}")),
                         kind: if version == 0 { RuleKind::Http } else { RuleKind::Grpc },
-                        filters: Vec::new(),
-                        backends: Vec::new(),
-                        timeouts: Timeouts::default(),
+                        filters: Box::default(),
+                        backends: Box::default(),
+                        timeouts: None,
                         retry: None,
                         session: None,
                     }),

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use portway_plan::{
     Certificate, CertificateKey, Entry, Host, HostPattern, Listener, ListenerProtocol, ObjectRef, PathMatch,
-    Plan, Port, PrivateKey, Rule, RuleKind, Source, TicketKey, Timeouts, Transport,
+    Plan, Port, PrivateKey, Rule, RuleKind, Source, TicketKey, Transport,
 };
 use portway_push::{
     Apply, Authenticator, Client, ClientOptions, ClientState, GatewayName, GatewayState, Identity, Outcome,
@@ -240,9 +240,9 @@ pub(crate) fn plan(hosts: u32, version: u32) -> Plan {
             rule: Arc::new(Rule {
                 source: source("HTTPRoute", format!("r{number} version {version}")),
                 kind: RuleKind::Http,
-                filters: Vec::new(),
-                backends: Vec::new(),
-                timeouts: Timeouts::default(),
+                filters: Box::default(),
+                backends: Box::default(),
+                timeouts: None,
                 retry: None,
                 session: None,
             }),

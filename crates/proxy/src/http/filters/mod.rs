@@ -38,10 +38,7 @@ pub use forwarded::ForwardingHeaders;
 
 /// The filters of one rule or share, in order.
 #[derive(Debug, Default)]
-pub struct Filters {
-    list: Option<Box<[Filter]>>,
-    resolved: bool,
-}
+pub struct Filters(Option<Box<[Filter]>>);
 
 #[derive(Debug)]
 enum Filter {
@@ -119,9 +116,8 @@ pub struct Effects {
 }
 
 impl Filters {
-    /// Compiles filters.
-    pub fn compile(filters: &[plan::Filter], backends: &BackendMap) -> Self {
-        let mut resolved = true;
+    /// Compiles filters. `resolved` is set to `false` where a backend that they name is not there.
+    pub fn compile(filters: &[plan::Filter], backends: &BackendMap, resolved: &mut bool) -> Self {
         let compiled: Box<[Filter]> = filters
             .iter()
             .filter_map(|filter| {
@@ -137,7 +133,7 @@ impl Filters {
                     plan::Filter::Mirror(mirror) => {
                         let plan::Target::Backend(key) = &mirror.target else { return None };
                         let Some(backend) = backends.get(key) else {
-                            resolved = false;
+                            *resolved = false;
                             return None;
                         };
                         Filter::Mirror(mirror::Mirror::compile(mirror, backend.clone()).into())
@@ -147,7 +143,7 @@ impl Filters {
                         plan::Target::Invalid(_) => Filter::Broken,
                         plan::Target::Backend(key) => {
                             let backend = backends.get(key);
-                            resolved &= backend.is_some();
+                            *resolved &= backend.is_some();
                             Filter::ExternalAuth(ExternalAuth::compile(auth, backend.cloned()).into())
                         }
                     },
@@ -155,18 +151,13 @@ impl Filters {
                 })
             })
             .collect();
-        Self { list: (!compiled.is_empty()).then_some(compiled), resolved }
+        Self((!compiled.is_empty()).then_some(compiled))
     }
 
     /// Whether there are none.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.list.is_none()
-    }
-
-    /// Whether every backend that they name was there when they were compiled.
-    pub(crate) fn is_resolved(&self) -> bool {
-        self.resolved
+        self.0.is_none()
     }
 
     /// Whether one of them answers CORS preflights.
@@ -175,7 +166,7 @@ impl Filters {
     }
 
     fn list(&self) -> &[Filter] {
-        self.list.as_deref().unwrap_or_default()
+        self.0.as_deref().unwrap_or_default()
     }
 
     /// Applies them to a request in order, from the filter of index `from` on.
@@ -294,7 +285,7 @@ pub(crate) mod tests {
             F::ResponseHeaders(headers("b", "2")),
             F::ResponseHeaders(headers("b", "3")),
         ];
-        let filters = Filters::compile(&list, &BackendMap::default());
+        let filters = Filters::compile(&list, &BackendMap::default(), &mut true);
         let mut head = request("GET", "http://h/");
         let mut effects = Effects::default();
         assert!(filters.on_request(0, &mut head, &CONTEXT, &mut effects).is_continue());
@@ -309,7 +300,7 @@ pub(crate) mod tests {
         let cors =
             portway_plan::Cors { allow_origins: vec![portway_plan::CorsOrigin::Any], ..Default::default() };
         let list = [F::Cors(cors), redirect(), F::ResponseHeaders(headers("x", "1"))];
-        let filters = Filters::compile(&list, &BackendMap::default());
+        let filters = Filters::compile(&list, &BackendMap::default(), &mut true);
         let mut head = request("GET", "http://h/a");
         head.headers.append("origin", "https://o");
         let ControlFlow::Break(Stop::Answer(response)) =
@@ -326,7 +317,7 @@ pub(crate) mod tests {
     fn what_cannot_be_honoured_is_a_500() {
         let broken = F::Broken { message: "no such filter".into() };
         for list in [[broken, redirect()], [F::RequestHeaders(headers("host", "a b")), redirect()]] {
-            let filters = Filters::compile(&list, &BackendMap::default());
+            let filters = Filters::compile(&list, &BackendMap::default(), &mut true);
             let mut head = request("GET", "http://h/a");
             let answer = filters.on_request(0, &mut head, &CONTEXT, &mut Effects::default());
             assert!(matches!(answer, ControlFlow::Break(Stop::Fault(FaultKind::InvalidRoute))));
@@ -339,14 +330,15 @@ pub(crate) mod tests {
 
     #[test]
     fn mirrors_take_exactly_their_part() {
-        let invalid = PlanTarget::Invalid(NoBackend { reason: "BackendNotFound".into(), message: "".into() });
+        let invalid = NoBackend { reason: "BackendNotFound".into(), message: "".into() };
+        let invalid = PlanTarget::Invalid(Box::new(invalid));
         let list = [
             mirror(PlanTarget::Backend(key("all")), 1, 1),
             mirror(PlanTarget::Backend(key("some")), 20, 100),
             mirror(PlanTarget::Backend(key("none")), 0, 100),
             mirror(invalid, 1, 1),
         ];
-        let filters = Filters::compile(&list, &backends(&["all", "some", "none"]));
+        let filters = Filters::compile(&list, &backends(&["all", "some", "none"]), &mut true);
         let mut head = request("GET", "http://h/");
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..100 {
@@ -361,8 +353,9 @@ pub(crate) mod tests {
 
     #[test]
     fn none_are_nothing() {
-        let filters = Filters::compile(&[], &BackendMap::default());
-        assert!(filters.is_empty() && filters.is_resolved());
+        let mut resolved = true;
+        let filters = Filters::compile(&[], &BackendMap::default(), &mut resolved);
+        assert!(filters.is_empty() && resolved);
         assert!(std::mem::size_of::<Filters>() <= 24);
     }
 }

@@ -18,10 +18,20 @@ pub(super) type Indices = SmallVec<[u32; 4]>;
 /// parameters (a tenant, a version); then those with the request's values are found by hash. Where they
 /// differ in the names of headers, those with the request's names are.
 #[derive(Debug)]
-pub(super) struct Candidates {
+pub(super) enum Candidates {
+    /// All of them, the first `len` of these. So it is with most paths, of which there can be very many.
+    Few {
+        len: u8,
+        indices: [u32; FEW],
+    },
+    Many(Box<Many>),
+}
+
+#[derive(Debug)]
+pub(super) struct Many {
     /// All of them, or those that are not in `split`.
     rest: Indices,
-    split: Option<Box<Split>>,
+    split: Option<Split>,
 }
 
 #[derive(Debug)]
@@ -45,6 +55,9 @@ enum Key {
     Header(Arc<str>),
     Query(Arc<str>),
 }
+
+/// How many take no more room than where more of them are.
+const FEW: usize = 3;
 
 /// From how many entries on it pays to look at a header or query parameter first.
 const MANY: usize = 8;
@@ -88,6 +101,11 @@ impl Candidates {
 
     /// `used`: keys of which all the entries have one value.
     fn split(indices: Indices, entries: &[Entry], used: &mut Vec<Key>) -> Self {
+        let mut few = [0; FEW];
+        if let (Some(few_of), Ok(len)) = (few.get_mut(..indices.len()), u8::try_from(indices.len())) {
+            few_of.copy_from_slice(&indices);
+            return Self::Few { len, indices: few };
+        }
         let (mut rest, mut keyed) = (indices, Vec::new());
         while rest.len() >= MANY && keyed.len() < MOST_KEYS {
             let Some(key) = most_common(&rest, entries, used) else { break };
@@ -108,18 +126,24 @@ impl Candidates {
         }
         let named = if rest.len() >= MANY_NAMES { by_name(&mut rest, entries) } else { HashMap::default() };
         let is_split = !keyed.is_empty() || !named.is_empty();
-        Self { rest, split: is_split.then(|| Box::new(Split { keyed: keyed.into(), named })) }
+        let split = is_split.then(|| Split { keyed: keyed.into(), named });
+        Self::Many(Box::new(Many { rest, split }))
     }
 
     /// Calls back with all entries that can match the request, in lists that ascend. With `all`, also with
     /// those that cannot, each index once.
     #[inline]
     pub(super) fn each(&self, head: &RequestHead, all: bool, mut found: impl FnMut(&[u32])) {
-        if let Some(split) = &self.split {
-            split.keyed.iter().for_each(|keyed| keyed.each(head, all, &mut found));
-            split.each_named(head, all, &mut found);
+        match self {
+            Self::Few { len, indices } => found(indices.get(..usize::from(*len)).unwrap_or(indices)),
+            Self::Many(many) => {
+                if let Some(split) = &many.split {
+                    split.keyed.iter().for_each(|keyed| keyed.each(head, all, &mut found));
+                    split.each_named(head, all, &mut found);
+                }
+                found(&many.rest);
+            }
         }
-        found(&self.rest);
     }
 }
 

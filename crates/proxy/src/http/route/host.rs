@@ -7,13 +7,13 @@ use portway_plan::{self as plan, PathMatch};
 
 use super::candidates::{Candidates, Indices};
 use super::conditions::Conditions;
-use super::regexes::{PathRegexes, RegexCompiler};
+use super::regexes::PathRegexes;
 use super::rule::RuleEntry;
 use super::trace::Observer;
 use super::{Compilation, Hasher};
 use crate::http::{RequestHead, path};
 
-/// The compiled entries of one hostname pattern on one listener.
+/// The compiled entries of one hostname pattern, on all listeners that have the same.
 ///
 /// Entries are found by path: exact paths and prefixes by hash, one look for each length that a prefix has;
 /// regular expressions by what their matches begin or end with, where there are many. Of all that is found,
@@ -22,8 +22,8 @@ use crate::http::{RequestHead, path};
 pub struct HostTable {
     plan: Arc<plan::Host>,
     entries: Box<[EntryTable]>,
-    exact: HashMap<Box<str>, Candidates, Hasher>,
-    prefixes: HashMap<Box<str>, Candidates, Hasher>,
+    exact: HashMap<Arc<str>, Candidates, Hasher>,
+    prefixes: HashMap<Arc<str>, Candidates, Hasher>,
     /// The lengths that prefixes have, the longest first.
     prefix_lens: Box<[usize]>,
     regexes: PathRegexes,
@@ -42,40 +42,43 @@ impl HostTable {
     pub(super) fn compile(
         host: &Arc<plan::Host>,
         previous: Option<&Self>,
-        with: &Compilation<'_>,
-        compiler: &mut RegexCompiler,
+        with: &mut Compilation<'_>,
     ) -> Self {
-        let mut rules: HashMap<*const plan::Rule, Arc<RuleEntry>, Hasher> = HashMap::default();
+        let mut rules: HashMap<*const plan::Rule, &Arc<RuleEntry>, Hasher> = HashMap::default();
         for entry in previous.iter().flat_map(|table| &table.entries).filter(|e| e.rule.is_resolved()) {
-            rules.insert(Arc::as_ptr(entry.rule.plan()), entry.rule.clone());
+            rules.insert(Arc::as_ptr(entry.rule.plan()), &entry.rule);
         }
-        let mut exact: HashMap<Box<str>, Indices, Hasher> = HashMap::default();
-        let mut prefixes: HashMap<Box<str>, Indices, Hasher> = HashMap::default();
+        let mut exact: HashMap<Arc<str>, Indices, Hasher> = HashMap::default();
+        let mut prefixes: HashMap<Arc<str>, Indices, Hasher> = HashMap::default();
         let mut regexes = Vec::new();
         let mut entries = Vec::with_capacity(host.entries.len());
         for (index, entry) in (0u32..).zip(&host.entries) {
-            let rule = rules
-                .entry(Arc::as_ptr(&entry.rule))
-                .or_insert_with(|| Arc::new(RuleEntry::compile(&entry.rule, with)))
-                .clone();
-            let conditions = Conditions::compile(entry, rule.answers_preflights(), compiler);
+            let rule = match rules.get(&Arc::as_ptr(&entry.rule)) {
+                Some(known) => Arc::clone(known),
+                None => with.rule(&entry.rule),
+            };
+            let conditions = Conditions::compile(entry, rule.answers_preflights(), &mut with.regexes);
             entries.push(EntryTable { rule, conditions });
-            let (map, path) = match &entry.path {
-                PathMatch::Exact(path) => (&mut exact, &**path),
-                PathMatch::Prefix(prefix) => (&mut prefixes, prefix.trim_end_matches('/')),
+            let (map, planned, is_prefix) = match &entry.path {
+                PathMatch::Exact(path) => (&mut exact, path, false),
+                PathMatch::Prefix(prefix) => (&mut prefixes, prefix, true),
                 PathMatch::Regex(regex) => {
                     regexes.push((index, regex));
                     continue;
                 }
             };
-            let normal = path::normalise_match(path);
-            let path = normal.as_deref().unwrap_or(path);
+            let trimmed = if is_prefix { planned.trim_end_matches('/') } else { &**planned };
+            let normal = path::normalise_match(trimmed);
+            let path = normal.as_deref().unwrap_or(trimmed);
             match map.get_mut(path) {
                 Some(indices) => indices.push(index),
-                None => drop(map.insert(path.into(), Indices::from_slice(&[index]))),
+                None => {
+                    let path = if *path == **planned { planned.clone() } else { path.into() };
+                    map.insert(path, Indices::from_slice(&[index]));
+                }
             }
         }
-        let candidates = |paths: HashMap<Box<str>, Indices, Hasher>| {
+        let candidates = |paths: HashMap<Arc<str>, Indices, Hasher>| {
             let new = |indices| Candidates::new(indices, &host.entries);
             paths.into_iter().map(|(path, indices)| (path, new(indices))).collect()
         };
@@ -89,7 +92,7 @@ impl HostTable {
             exact: candidates(exact),
             prefixes: candidates(prefixes),
             prefix_lens: prefix_lens.into(),
-            regexes: PathRegexes::new(regexes, compiler),
+            regexes: PathRegexes::new(regexes, &mut with.regexes),
         }
     }
 

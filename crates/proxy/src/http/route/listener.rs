@@ -6,7 +6,6 @@ use portway_plan as plan;
 
 use super::Compilation;
 use super::host::HostTable;
-use super::regexes::RegexCompiler;
 use crate::http::filters::Filters;
 use crate::observe::ListenerMetrics;
 use crate::patterns::PatternIndex;
@@ -28,11 +27,10 @@ impl ListenerTable {
     pub(super) fn compile(
         listener: &Arc<plan::Listener>,
         previous: Option<&Self>,
-        with: &Compilation<'_>,
-        compiler: &mut RegexCompiler,
+        with: &mut Compilation<'_>,
     ) -> Self {
-        let filters = Filters::compile(&listener.filters, with.backends);
-        let mut resolved = filters.is_resolved();
+        let mut resolved = true;
+        let filters = Filters::compile(&listener.filters, with.backends, &mut resolved);
         let mut same_hostnames = previous.is_some_and(|p| p.hosts.len() == listener.hosts.len());
         // Where the next host was before, if it follows the one before it as it did then. With that, hosts
         // that have not changed are taken over without a look at them.
@@ -60,7 +58,7 @@ impl ListenerTable {
                     {
                         return table.clone();
                     }
-                    before => Arc::new(HostTable::compile(host, before.map(|(_, t)| &**t), with, compiler)),
+                    before => with.host(host, before.map(|(_, table)| &**table)),
                 };
                 resolved &= table.is_resolved();
                 table

@@ -20,6 +20,7 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use portway_plan::{self as plan, HostPattern, ListenerProtocol, PathMatch};
@@ -44,10 +45,38 @@ pub use trace::{Criterion, EntryTrace, Trace};
 /// collisions; still it is seeded at random.
 pub(crate) type Hasher = foldhash::fast::RandomState;
 
-/// What rules are compiled with.
-struct Compilation<'a> {
+/// What the ports of a plan are compiled with, and what is compiled once for all of them: listeners often
+/// have the same hosts, and hosts the same rules.
+pub(crate) struct Compilation<'a> {
     backends: &'a BackendMap,
     metrics: &'a Metrics,
+    regexes: RegexCompiler,
+    /// Those of this plan, by their place in memory.
+    hosts: HashMap<*const plan::Host, Arc<HostTable>, Hasher>,
+    rules: HashMap<*const plan::Rule, Arc<RuleEntry>, Hasher>,
+}
+
+impl<'a> Compilation<'a> {
+    /// Nothing is compiled yet.
+    pub(crate) fn new(backends: &'a BackendMap, metrics: &'a Metrics) -> Self {
+        let (hosts, rules) = Default::default();
+        Self { backends, metrics, regexes: RegexCompiler::default(), hosts, rules }
+    }
+
+    /// A host; of rules, those that the table of before has are taken from it.
+    fn host(&mut self, host: &Arc<plan::Host>, before: Option<&HostTable>) -> Arc<HostTable> {
+        if let Some(known) = self.hosts.get(&Arc::as_ptr(host)) {
+            return known.clone();
+        }
+        let table = Arc::new(HostTable::compile(host, before, self));
+        self.hosts.insert(Arc::as_ptr(host), table.clone());
+        table
+    }
+
+    fn rule(&mut self, rule: &Arc<plan::Rule>) -> Arc<RuleEntry> {
+        let new = || Arc::new(RuleEntry::compile(rule, self.backends, self.metrics));
+        self.rules.entry(Arc::as_ptr(rule)).or_insert_with(new).clone()
+    }
 }
 
 /// A port's listeners, compiled.
@@ -86,16 +115,21 @@ impl PortTable {
         backends: &BackendMap,
         metrics: &Metrics,
     ) -> Self {
-        let with = Compilation { backends, metrics };
-        let mut compiler = RegexCompiler::default();
+        Self::compile_with(port, previous, &mut Compilation::new(backends, metrics))
+    }
+
+    /// [`PortTable::compile`], for one of several ports of a plan.
+    pub(crate) fn compile_with(
+        port: &Arc<plan::Port>,
+        previous: Option<&Self>,
+        with: &mut Compilation<'_>,
+    ) -> Self {
         let listeners: Vec<Arc<ListenerTable>> = port
             .listeners
             .iter()
             .map(|listener| match previous.and_then(|previous| previous.listener_like(listener)) {
                 Some(table) if Arc::ptr_eq(table.plan(), listener) && table.is_resolved() => table.clone(),
-                before => {
-                    Arc::new(ListenerTable::compile(listener, before.map(Arc::as_ref), &with, &mut compiler))
-                }
+                before => Arc::new(ListenerTable::compile(listener, before.map(Arc::as_ref), with)),
             })
             .collect();
         let index = |tls: bool| {

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use portway_plan as plan;
 
-use super::Compilation;
 use crate::http::Session;
 use crate::http::filters::Filters;
-use crate::observe::RuleMetrics;
-use crate::upstream::{Backend, Weights};
+use crate::observe::{Metrics, RuleCounters, RuleMetrics};
+use crate::upstream::{Backend, BackendMap, Weights};
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -18,7 +17,8 @@ pub struct RuleEntry {
     shares: Box<[Share]>,
     weights: Weights,
     session: Option<Box<Session>>,
-    metrics: Arc<RuleMetrics>,
+    metrics: RuleCounters,
+    resolved: bool,
 }
 
 #[derive(Debug)]
@@ -39,32 +39,36 @@ pub struct ShareEntry<'a> {
 }
 
 impl RuleEntry {
-    pub(super) fn compile(rule: &Arc<plan::Rule>, with: &Compilation<'_>) -> Self {
-        let share = |share: &plan::Share| Share {
-            backend: match &share.target {
-                plan::Target::Backend(key) => with.backends.get(key).cloned(),
+    pub(super) fn compile(rule: &Arc<plan::Rule>, backends: &BackendMap, metrics: &Metrics) -> Self {
+        let mut resolved = true;
+        let filters = Filters::compile(&rule.filters, backends, &mut resolved);
+        let share = |share: &plan::Share| {
+            let backend = match &share.target {
+                plan::Target::Backend(key) => {
+                    let backend = backends.get(key);
+                    resolved &= backend.is_some();
+                    backend.cloned()
+                }
                 plan::Target::Invalid(_) => None,
-            },
-            filters: Filters::compile(&share.filters, with.backends),
+            };
+            Share { backend, filters: Filters::compile(&share.filters, backends, &mut resolved) }
         };
+        let shares = rule.backends.iter().map(share).collect();
         let weights: Vec<u32> = rule.backends.iter().map(|share| share.weight).collect();
         Self {
             plan: rule.clone(),
-            filters: Filters::compile(&rule.filters, with.backends),
-            shares: rule.backends.iter().map(share).collect(),
+            filters,
+            shares,
             weights: Weights::new(&weights),
             session: rule.session.as_ref().and_then(Session::compile).map(Box::new),
-            metrics: with.metrics.rule(&rule.source),
+            metrics: metrics.rule(&rule.source),
+            resolved,
         }
     }
 
     /// Whether every backend that it names was there when it was compiled.
     pub(super) fn is_resolved(&self) -> bool {
-        self.filters.is_resolved()
-            && self.shares.iter().zip(&self.plan.backends).all(|(share, planned)| {
-                share.filters.is_resolved()
-                    && (share.backend.is_some() || matches!(planned.target, plan::Target::Invalid(_)))
-            })
+        self.resolved
     }
 
     /// Whether a filter of it answers CORS preflights.
@@ -89,7 +93,7 @@ impl RuleEntry {
 
     /// The rule's counters.
     pub fn metrics(&self) -> &Arc<RuleMetrics> {
-        &self.metrics
+        self.metrics.of(&self.plan.source)
     }
 
     /// The share that gets the next request: of as many requests as the weights sum up to, each share gets

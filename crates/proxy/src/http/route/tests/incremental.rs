@@ -105,3 +105,23 @@ fn a_backend_that_comes_late_is_found() {
     let with = PortTable::compile(&planned, Some(&without), &backends(&["gone"]), &metrics);
     assert!(has_backend(&with));
 }
+
+#[test]
+fn a_host_that_listeners_share_is_one_and_so_is_its_place_in_the_weights() {
+    let (service, metrics) = (backends(&["gone"]), Metrics::new(1));
+    let shared = weighted("", "r");
+    let of = |hosts| port(vec![listener("", false, hosts), listener("", true, vec![shared.clone()])]);
+    let table = PortTable::compile(&of(vec![shared.clone()]), None, &service, &metrics);
+    let rules = || table.listeners().iter().map(|listener| listener.hosts()[0].rule(0).expect("a rule"));
+    for _ in 0..20 {
+        let picks = rules().cycle().take(10).filter_map(|rule| rule.choose());
+        assert_eq!(picks.filter(|share| share.plan.weight == 9).count(), 9);
+    }
+    let host = |table: &PortTable, nth: usize| table.listeners()[nth].hosts()[0].clone();
+    assert!(Arc::ptr_eq(&host(&table, 0), &host(&table, 1)));
+    // They need not stay alike.
+    let other = of(vec![site("", "other")]);
+    let changed = PortTable::compile(&other, Some(&table), &service, &metrics);
+    assert_eq!(get(&changed, "http://a/").as_deref(), Ok("other"));
+    assert!(Arc::ptr_eq(&host(&changed, 1), &host(&table, 1)));
+}

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use portway_plan::{
     BackendKey, CertificateKey, Entry, HeaderMatch, Host, HostPattern, Listener, ListenerProtocol, ObjectRef,
-    PathMatch, Port, QueryMatch, Rule, RuleKind, Share, Source, StringMatch, Target, Timeouts,
-    TlsTermination, Transport,
+    PathMatch, Port, QueryMatch, Rule, RuleKind, Share, Source, StringMatch, Target, TlsTermination,
+    Transport,
 };
 
 use super::*;
@@ -29,14 +29,14 @@ fn rule(route: &str, weights: &[u32]) -> Arc<Rule> {
         path: "".into(),
         weight: *weight,
         target: target.clone(),
-        filters: Vec::new(),
+        filters: Box::default(),
     };
     Arc::new(Rule {
         source: source("HTTPRoute", route, "spec.rules[0]"),
         kind: RuleKind::Http,
-        filters: Vec::new(),
+        filters: Box::default(),
         backends: weights.iter().map(share).collect(),
-        timeouts: Timeouts::default(),
+        timeouts: None,
         retry: None,
         session: None,
     })

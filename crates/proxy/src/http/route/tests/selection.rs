@@ -204,7 +204,7 @@ fn spellings_of_a_path() {
 #[test]
 fn a_preflight_finds_the_rule_for_the_method_that_it_asks_for() {
     let mut planned = (*rule("cors", &[])).clone();
-    planned.filters.push(Filter::Cors(Cors::default()));
+    planned.filters = [Filter::Cors(Cors::default())].into();
     let limited = |rule: &Arc<Rule>| Entry { method: Some("PUT".into()), ..entry(prefix("/a"), rule) };
     let entries = vec![limited(&rule("plain", &[])), limited(&Arc::new(planned))];
     let table = compile(&port(vec![listener("", false, vec![host("", entries)])]), None);
