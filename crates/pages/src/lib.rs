@@ -1,11 +1,15 @@
-//! Gives back memory that holds program text which ran once.
+//! Gives back memory that holds program text which ran once, and memory that was freed.
 //!
 //! Most of what an idle proxy holds is pages of the program itself: the command line, the validation of
 //! objects, the translation run when there is a configuration to take over, and the kernel maps 64 KiB
 //! around each page that they touch. Once they have run, their pages can go; what is needed again comes
 //! back from the page cache with its next use.
 //!
-//! This takes the one unsafe call of the project, `madvise(MADV_DONTNEED)`. It is sound for the mappings
+//! What the work on a configuration has freed is kept by the allocator for the thread that freed it, page by
+//! page; a thread that then waits keeps it for good.
+//!
+//! This takes the two unsafe calls of the project. One is to the allocator, which may be told at any time to
+//! look what it can do without. The other is `madvise(MADV_DONTNEED)`. It is sound for the mappings
 //! that are chosen here: they are of the program's own file, cannot be written to, and have no page that
 //! differs from the file (what the loader relocates is in others), so that dropping their pages changes
 //! nothing that can be read. No safe interface of the kernel does the same.
@@ -52,6 +56,17 @@ pub fn give_back() -> io::Result<usize> {
         dropped += mapping.resident * 1024;
     }
     Ok(dropped)
+}
+
+/// Gives back what this thread has freed. It costs a look at each page of its heap: for a thread that has
+/// freed much and goes to wait.
+pub fn give_back_freed() {
+    #[expect(unsafe_code, reason = "a call to C without pointers")]
+    // SAFETY: The function takes no pointer, may be called from any thread at any time, and frees nothing
+    // that is in use.
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
 }
 
 /// The read-only mappings of the file that the code at that address is from, of which no page differs from

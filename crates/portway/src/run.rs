@@ -34,6 +34,9 @@ use crate::{print, signals, world};
 
 /// How often a port that could not be bound is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
+/// How long there must have been no change before the memory that changes took is given back. The proxy gives
+/// back the text that ran a second after the last one: this is text that runs, too.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// The arguments of `portway run`.
 #[derive(clap::Args, Debug)]
@@ -93,14 +96,23 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     })?;
+    let mut tidy = false;
     loop {
-        let event = if serving.obstacles.ports.is_empty() {
-            events.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            events.recv_timeout(BIND_AGAIN)
+        let pause =
+            if !tidy { Some(SETTLED) } else { (!serving.obstacles.ports.is_empty()).then_some(BIND_AGAIN) };
+        let event = match pause {
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(pause) => events.recv_timeout(pause),
         };
         match event {
-            Ok(Event::Changed(update)) => print::news(serving.follow(*update, style)),
+            Ok(Event::Changed(update)) => {
+                print::news(serving.follow(*update, style));
+                tidy = false;
+            }
+            Err(RecvTimeoutError::Timeout) if !tidy => {
+                portway_pages::give_back_freed();
+                tidy = true;
+            }
             Err(RecvTimeoutError::Timeout) => print::news(serving.bind_again(style)),
             Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
         }
