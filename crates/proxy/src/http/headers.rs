@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::h1::names::Own;
+
 /// Header fields, in the order and spelling in which they came (RFC 9110 section 5.3: order matters within
 /// a name, and some peers are picky about spelling).
 ///
@@ -27,23 +29,22 @@ struct Field {
     value: Text,
     /// Where it is kept, it is a line as HTTP/1.1 has it: `name: value` and CRLF.
     is_line: bool,
-    /// It is known to be end to end: none of those that an engine reads and writes its own of.
-    end_to_end: bool,
+    kind: Kind,
+}
+
+/// What a field is to the engines.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Its name tells.
+    Unknown,
+    /// None of those that an engine reads and writes its own of.
+    EndToEnd,
+    /// One of those.
+    Own(Own),
 }
 
 /// The lines of a received head that are kept: see [`Headers::received`].
 pub(in crate::http) struct Places(Vec<Field>);
-
-/// What becomes of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) enum Fate {
-    /// It is left out.
-    Dropped,
-    /// It is kept.
-    Kept,
-    /// It is kept, and known not to be one of an engine's own.
-    EndToEnd,
-}
 
 impl Places {
     /// Room for most heads, and for what the gateway adds to a message.
@@ -56,41 +57,41 @@ impl Places {
     }
 
     /// Appends a field by the byte ranges of its name and value in the head. `is_line`: there is `: ` between
-    /// them, and CRLF behind the value. `end_to_end`: it is none of an engine's own.
+    /// them, and CRLF behind the value. `own`: what its name says that it is.
     #[inline]
     pub(in crate::http) fn push(
         &mut self,
         name: Range<usize>,
         value: Range<usize>,
         is_line: bool,
-        end_to_end: bool,
+        own: Option<Own>,
     ) {
         let text = |range: Range<usize>| Text { start: range.start as u32, len: range.len() as u32 };
-        self.0.push(Field { name: text(name), value: text(value), is_line, end_to_end });
+        let kind = own.map_or(Kind::EndToEnd, Kind::Own);
+        self.0.push(Field { name: text(name), value: text(value), is_line, kind });
     }
 
-    /// Asks for each field, by the same ranges, what is to become of it, or only for those that are an engine's
-    /// own; the others are kept. Ends with the first error.
+    /// Asks for each field, by what it is to an engine and the same ranges, whether it is to be kept, or only for
+    /// those that are an engine's own; the others are. Ends with the first error.
     #[inline]
     pub(in crate::http) fn judge<E>(
         &mut self,
         only_own: bool,
-        mut judge: impl FnMut(Range<usize>, Range<usize>) -> Result<Fate, E>,
+        mut judge: impl FnMut(Option<Own>, Range<usize>, Range<usize>) -> Result<bool, E>,
     ) -> Result<(), E> {
         let range = |text: Text| text.start as usize..(text.start + text.len) as usize;
         let mut failed = Ok(());
         self.0.retain_mut(|field| {
-            if only_own && field.end_to_end {
-                return true;
-            }
+            let own = match field.kind {
+                Kind::Own(own) => Some(own),
+                _ if only_own => return true,
+                _ => None,
+            };
             if failed.is_err() {
                 return false;
             }
-            match judge(range(field.name), range(field.value)) {
-                Ok(fate) => {
-                    field.end_to_end = fate == Fate::EndToEnd;
-                    fate != Fate::Dropped
-                }
+            match judge(own, range(field.name), range(field.value)) {
+                Ok(kept) => kept,
                 Err(error) => {
                     failed = Err(error);
                     false
@@ -176,7 +177,7 @@ impl Headers {
 
     /// Appends a line of a name that is known to be end to end.
     pub(in crate::http) fn append_end_to_end(&mut self, name: &'static [u8], value: &[u8]) {
-        let field = Field { end_to_end: true, ..self.add(name, value) };
+        let field = Field { kind: Kind::EndToEnd, ..self.add(name, value) };
         self.fields.push(field);
     }
 
@@ -215,7 +216,7 @@ impl Headers {
             name: Text { start: start as u32 | ADDED, len: name.len() as u32 },
             value: Text { start: (start + name.len() + 2) as u32 | ADDED, len: value.len() as u32 },
             is_line: true,
-            end_to_end: false,
+            kind: Kind::Unknown,
         }
     }
 
@@ -241,8 +242,8 @@ impl Headers {
         let (mut run, mut of_added): (Range<usize>, u32) = (0..0, 0);
         let from = |of_added: u32| if of_added == 0 { raw } else { added };
         for field in &self.fields {
-            let Field { name, value, is_line, end_to_end } = field;
-            if !keep(*end_to_end, name.of(raw, added)) {
+            let Field { name, value, is_line, kind } = field;
+            if !keep(matches!(kind, Kind::EndToEnd), name.of(raw, added)) {
                 continue;
             }
             let start = (name.start & !ADDED) as usize;
@@ -296,7 +297,7 @@ impl Lines {
             name: Text { start: start as u32, len: name.len() as u32 },
             value: Text { start: (start + name.len() + 2) as u32, len: value.len() as u32 },
             is_line: true,
-            end_to_end: false,
+            kind: Kind::Unknown,
         });
     }
 
@@ -359,7 +360,7 @@ mod tests {
         let mut places = Places::new();
         let mut push = |name: Range<usize>, value: Range<usize>| {
             let is_line = head[name.end..value.start] == *b": " && head[value.end..].starts_with(b"\r\n");
-            places.push(name, value, is_line, false);
+            places.push(name, value, is_line, None);
         };
         let find = |text: &[u8]| head.windows(text.len()).position(|w| w == text).unwrap();
         for (name, value) in [("A", "1"), ("b", "2"), ("Host", "h"), ("C", "3"), ("D", "4"), ("E", "5")] {
@@ -390,8 +391,8 @@ mod tests {
     fn raw_fields_read_from_the_received_head() {
         let head = b"Host: a\r\nConnection: close, X\r\n";
         let mut places = Places::new();
-        places.push(0..4, 6..7, true, false);
-        places.push(9..19, 21..29, true, false);
+        places.push(0..4, 6..7, true, Some(Own::Host));
+        places.push(9..19, 21..29, true, Some(Own::Connection));
         let headers = Headers::received(Bytes::from_static(head), places);
         assert_eq!(headers.get("host"), Some(&b"a"[..]));
         assert!(headers.has_token("connection", "x") && !headers.has_token("connection", "clos"));

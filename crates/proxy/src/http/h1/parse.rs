@@ -15,7 +15,7 @@ use super::names::{self, ConnectionOptions, InvalidConnection, MAX_METHOD, Own};
 use super::target;
 use super::{Settings, Underscores};
 use crate::fault::FaultKind;
-use crate::http::headers::{Fate, Places};
+use crate::http::headers::Places;
 use crate::http::{Authority, Headers, RequestHead, ResponseHead, Scheme, Version};
 
 /// Field lines for which there is room; `Settings::max_headers` cannot be more.
@@ -118,8 +118,8 @@ fn field_lines(head: &[u8], mut at: usize, max_headers: usize) -> Option<(Places
         if places.len() == max_headers {
             return None;
         }
-        let end_to_end = names::own(&head[line.name.clone()]).is_none();
-        places.push(line.name, line.value, line.is_plain, end_to_end);
+        let own = names::own(&head[line.name.clone()]);
+        places.push(line.name, line.value, line.is_plain, own);
         at = next;
     }
     Some((places, at + 2))
@@ -159,7 +159,7 @@ pub(super) fn request(
     if line.target.len() > settings.max_target {
         return Err(Refusal { kind: FaultKind::TargetTooLong, detail: "the target is too long" });
     }
-    if !head[line.target.clone()].is_ascii() {
+    if !lines::is_ascii(&head[line.target.clone()]) {
         return Err(Malformed("a malformed request line").into());
     }
     let version = if line.version_1_1 { Version::Http11 } else { Version::Http10 };
@@ -175,16 +175,16 @@ pub(super) fn request(
     let mut fields = Fields::default();
     let mut host = None;
     // Most heads have neither, anywhere: which field it is in need not be asked.
-    let obs_text = !settings.allow_obs_text && !head.is_ascii();
+    let obs_text = !settings.allow_obs_text && !lines::is_ascii(head);
     let underscore = memchr::memchr(b'_', head).is_some();
-    places.judge(!obs_text && !underscore, |name, at| {
-        let (name, value) = (&head[name], &head[at.clone()]);
+    places.judge(!obs_text && !underscore, |own, name, at| {
+        let value = &head[at.clone()];
         if obs_text && !value.is_ascii() {
             return Err(Refusal::from(Malformed("a field value with bytes above 0x7F")));
         }
-        match names::own(name) {
-            None if underscore && name.contains(&b'_') => return keep_underscore(name, settings),
-            None => return Ok(Fate::EndToEnd),
+        match own {
+            None if head[name.clone()].contains(&b'_') => return keep_underscore(&head[name], settings),
+            None => return Ok(true),
             Some(Own::Host) => {
                 if host.replace(at).is_some() {
                     return Err(Malformed("more than one Host").into());
@@ -202,7 +202,7 @@ pub(super) fn request(
             }
             Some(own) => fields.read(own, value, at)?,
         }
-        Ok(Fate::Dropped)
+        Ok(false)
     })?;
     let body = fields.framing(version == Version::Http11, settings.max_headers)?.unwrap_or(Decoder::Done);
 
@@ -286,18 +286,15 @@ pub(super) fn response(
 
     let mut fields = Fields::default();
     let without_body = to_head || status == StatusCode::NOT_MODIFIED;
-    places.judge(true, |name, at| {
-        let (name, value) = (&head[name], &head[at.clone()]);
-        let kept = match names::own(name) {
-            None => return Ok(Fate::EndToEnd),
-            Some(Own::Host | Own::Expect) => true,
+    places.judge(true, |own, _, at| {
+        Ok::<_, Malformed>(match own {
+            None | Some(Own::Host | Own::Expect) => true,
             Some(Own::Upgrade) => status == StatusCode::SWITCHING_PROTOCOLS,
             Some(own) => {
-                fields.read(own, value, at)?;
+                fields.read(own, &head[at.clone()], at)?;
                 without_body && own == Own::ContentLength
             }
-        };
-        Ok::<_, Malformed>(if kept { Fate::Kept } else { Fate::Dropped })
+        })
     })?;
     // Also where no body can follow: what contradicts itself is not to be trusted.
     let framing = fields.framing(version_1_1, max_headers)?;
@@ -408,10 +405,10 @@ impl Fields {
     }
 }
 
-fn keep_underscore(name: &[u8], settings: &Settings) -> Result<Fate, Refusal> {
+fn keep_underscore(name: &[u8], settings: &Settings) -> Result<bool, Refusal> {
     match settings.underscores {
-        Underscores::DropTwins if !names::is_protected(name) => Ok(Fate::EndToEnd),
-        Underscores::DropTwins | Underscores::Drop => Ok(Fate::Dropped),
+        Underscores::DropTwins => Ok(!names::is_protected(name)),
+        Underscores::Drop => Ok(false),
         Underscores::Reject => Err(Malformed("an underscore in a field name").into()),
     }
 }
