@@ -17,7 +17,7 @@ use crate::Loaded;
 use crate::catalog::Catalog;
 use crate::read::{self, Content};
 use crate::resources::{Changes, Resources};
-use crate::scan::{Inode, Layout, Limits, Root, Scan, Stamp, inode, is_manifest, scan};
+use crate::scan::{Inode, Layout, Limits, Root, Scan, Stamp, inode, is_absence, is_manifest, scan};
 use crate::watch::{Concern, Handle, Watch};
 
 /// Below so many files, threads cost more than they save.
@@ -57,6 +57,10 @@ pub struct FileSource {
     layout: Layout,
     /// What there is to say about files and folders as such.
     about_files: Vec<Diagnostic>,
+    /// Whether something of the layout could not be found out.
+    unsure: bool,
+    /// Files that could not be read although they are there.
+    failed: HashSet<PathBuf>,
     watch: Watch,
     said: HashSet<String>,
 }
@@ -96,6 +100,8 @@ impl FileSource {
             known: BTreeMap::new(),
             layout: Layout::default(),
             about_files: Vec::new(),
+            unsure: false,
+            failed: HashSet::new(),
             watch,
             said: HashSet::new(),
         };
@@ -116,7 +122,8 @@ impl FileSource {
     pub fn next(&mut self) -> Option<Update> {
         loop {
             let Self { watch, known, layout, roots, .. } = self;
-            let burst = watch.wait(|watch, path| concern(watch, known, layout, roots, path))?;
+            let again = self.unsure || !self.failed.is_empty();
+            let burst = watch.wait(again, |watch, path| concern(watch, known, layout, roots, path))?;
             let before = self.catalog.resources.clone();
             let changes = if burst.everything {
                 self.look_at_everything(&burst.files)
@@ -139,7 +146,7 @@ impl FileSource {
     fn look_at_everything(&mut self, touched: &BTreeSet<PathBuf>) -> Changes {
         let (watch, known) = (&mut self.watch, &self.known);
         watch.begin();
-        let Scan { files, folders, unreadable, diagnostics, layout } = scan(
+        let Scan { files, folders, unreadable, failed, diagnostics, layout } = scan(
             &self.roots,
             &self.limits,
             &|path| known.get(path).map(|known| known.stamp.bytes),
@@ -148,6 +155,8 @@ impl FileSource {
         watch.retain(&folders);
         self.about_files = diagnostics;
         self.layout = layout;
+        self.unsure = failed;
+        self.failed.retain(|path| files.contains_key(path));
 
         let hidden = |path: &Path| path.ancestors().any(|path| unreadable.contains(path));
         let gone: Vec<PathBuf> =
@@ -156,9 +165,12 @@ impl FileSource {
             gone.iter().filter_map(|path| self.known.remove(path)).map(|known| (known.name, None)).collect();
 
         let due = files.into_iter().filter(|(path, found)| {
-            self.known.get(path).is_none_or(|known| {
-                known.stamp != found.stamp || known.hash.is_none() || touched.contains(path)
-            })
+            touched.contains(path)
+                || !self.watch.is_being_written(path)
+                    && self
+                        .known
+                        .get(path)
+                        .is_none_or(|known| known.stamp != found.stamp || known.hash.is_none())
         });
         let due: Vec<(PathBuf, Arc<str>)> = due.map(|(path, found)| (path, found.name)).collect();
         batch.extend(self.read(due));
@@ -194,6 +206,7 @@ impl FileSource {
         let mut batch = Vec::with_capacity(files.len());
         for (path, name) in gone {
             self.known.remove(&path);
+            self.failed.remove(&path);
             batch.push((name, None));
         }
         batch.extend(self.read(due));
@@ -209,7 +222,7 @@ impl FileSource {
             Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {
                 Some(Sight::File { name: name(), inode: inode(&metadata), bytes: metadata.size() })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => name().map(|_| Sight::Nothing),
+            Err(error) if is_absence(&error) => name().map(|_| Sight::Nothing),
             _ => None,
         }
     }
@@ -251,6 +264,10 @@ impl FileSource {
         let mut batch = Vec::new();
         for ((path, name), (_, outcome)) in due.into_iter().zip(done) {
             match outcome {
+                Outcome::Read { failed: true, .. } => self.failed.insert(path.clone()),
+                _ => self.failed.remove(&path),
+            };
+            match outcome {
                 Outcome::Gone => {
                     self.known.remove(&path);
                     batch.push((name, None));
@@ -260,7 +277,7 @@ impl FileSource {
                         known.stamp = stamp;
                     }
                 }
-                Outcome::Read { stamp, hash, content } => {
+                Outcome::Read { stamp, hash, content, .. } => {
                     self.known.insert(path, Known { name: Arc::clone(&name), stamp, hash });
                     batch.push((name, Some(*content)));
                 }
@@ -334,6 +351,8 @@ enum Outcome {
         stamp: Stamp,
         hash: Option<u64>,
         content: Box<Content>,
+        /// It could not be read this time, and may be another time although nothing happens to it.
+        failed: bool,
     },
 }
 
@@ -361,10 +380,10 @@ fn read_file(
                 let why = Diagnostic::error("a defect of Portway: reading this file panicked").in_file(name);
                 Content::unreadable(why.hint("please report it, with the file if you can"))
             });
-            Outcome::Read { stamp, hash, content: Box::new(content) }
+            Outcome::Read { stamp, hash, content: Box::new(content), failed: false }
         }
-        Ok(Bytes::Refused(stamp, refused)) => {
-            Outcome::Read { stamp, hash: None, content: Box::new(Content::unreadable(*refused)) }
+        Ok(Bytes::Refused { stamp, why, failed }) => {
+            Outcome::Read { stamp, hash: None, content: Box::new(Content::unreadable(*why)), failed }
         }
         Err(_) => Outcome::Gone,
     }
@@ -373,40 +392,54 @@ fn read_file(
 /// A file's contents, or why they are not read.
 enum Bytes {
     Read(Stamp, Vec<u8>),
-    Refused(Stamp, Box<Diagnostic>),
+    Refused {
+        stamp: Stamp,
+        why: Box<Diagnostic>,
+        /// Whether the system failed, rather than that it is too large.
+        failed: bool,
+    },
 }
 
 /// Reads a file's contents; an error if there is no such file.
 fn bytes_of(path: &Path, name: &Arc<str>, limits: &Limits) -> io::Result<Bytes> {
+    let mut stamp = Stamp::default();
+    contents(path, name, limits, &mut stamp).or_else(|error| {
+        if is_absence(&error) {
+            return Err(error);
+        }
+        let why = Diagnostic::error(format!("cannot be read: {error}")).in_file(name);
+        let why = Box::new(why.hint("what was read from it before stays in use"));
+        Ok(Bytes::Refused { stamp, why, failed: true })
+    })
+}
+
+/// Reads a file's contents, and notes which file it was as far as it got.
+fn contents(path: &Path, name: &Arc<str>, limits: &Limits, stamp: &mut Stamp) -> io::Result<Bytes> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         // Opening a named pipe would wait for its writer.
         return Err(io::ErrorKind::NotFound.into());
     }
     let most = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
-    let too_large = |bytes| Box::new(yaml::too_large(name, bytes, most));
-    let cannot = |error: &io::Error| {
-        let why = Diagnostic::error(format!("cannot be read: {error}")).in_file(name);
-        Box::new(why.hint("what was read from it before stays in use"))
+    let too_large = |stamp, bytes| {
+        let why = Box::new(yaml::too_large(name, bytes, most));
+        Ok(Bytes::Refused { stamp, why, failed: false })
     };
-    let mut stamp = Stamp::of(&metadata);
+    *stamp = Stamp::of(&metadata);
     if stamp.bytes > limits.file_bytes {
-        return Ok(Bytes::Refused(stamp, too_large(stamp.bytes)));
+        return too_large(*stamp, stamp.bytes);
     }
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        Err(error) => return Ok(Bytes::Refused(stamp, cannot(&error))),
-    };
+    let mut file = File::open(path)?;
     // What is open may be another file than what was looked at; taken before reading, so that what is written
     // meanwhile shows.
-    stamp = Stamp::of(&file.metadata()?);
+    *stamp = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::with_capacity(usize::try_from(stamp.bytes).unwrap_or(0).min(most) + 1);
-    Ok(match file.by_ref().take(limits.file_bytes + 1).read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() > most => Bytes::Refused(stamp, too_large(file.metadata()?.len())),
-        Ok(_) => Bytes::Read(stamp, bytes),
-        Err(error) => Bytes::Refused(stamp, cannot(&error)),
-    })
+    file.by_ref().take(limits.file_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        too_large(*stamp, file.metadata()?.len())
+    } else {
+        Ok(Bytes::Read(*stamp, bytes))
+    }
 }
 
 #[cfg(test)]

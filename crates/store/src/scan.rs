@@ -33,7 +33,7 @@ impl Default for Limits {
 }
 
 /// What tells one content of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) inode: Inode,
     modified: (i64, i64),
@@ -92,6 +92,8 @@ pub(crate) struct Scan {
     pub(crate) folders: BTreeSet<PathBuf>,
     /// Files and folders that are there, but are not read.
     pub(crate) unreadable: HashSet<PathBuf>,
+    /// Whether the system has failed to say what is there, or to open it: another time it may not.
+    pub(crate) failed: bool,
     pub(crate) diagnostics: Vec<Diagnostic>,
     pub(crate) layout: Layout,
 }
@@ -190,7 +192,7 @@ impl Walk<'_> {
             Ok(metadata) if metadata.is_dir() => self.folder(&root.path, &root.name, &metadata, 0),
             Ok(metadata) if metadata.is_file() => self.file(&root.path, &root.name, &metadata),
             Ok(_) => self.complain(&root.name, "is neither a file nor a folder", None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if is_absence(&error) => {
                 self.complain(
                     &root.name,
                     "there is no such file or folder",
@@ -228,7 +230,11 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &Path, name: &Path, depth: usize) {
-        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        let metadata = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if is_absence(&error) => return,
+            Err(error) => return self.cannot_read(path, name, &error),
+        };
         let metadata = if metadata.is_symlink() {
             self.scan.layout.entangled = true;
             match fs::metadata(path) {
@@ -240,6 +246,9 @@ impl Walk<'_> {
                 }
                 Err(error) if is_manifest(path) => {
                     self.watch_target(path);
+                    if !is_absence(&error) {
+                        return self.cannot_read(path, name, &error);
+                    }
                     return self.complain(name, &format!("broken link: {error}"), None);
                 }
                 Err(_) => return,
@@ -341,6 +350,7 @@ impl Walk<'_> {
 
     fn cannot_read(&mut self, path: &Path, name: &Path, error: &io::Error) {
         self.scan.unreadable.insert(path.to_owned());
+        self.scan.failed = true;
         self.complain(
             name,
             &format!("cannot be read: {error}"),
@@ -355,6 +365,11 @@ impl Walk<'_> {
             None => error,
         });
     }
+}
+
+/// Whether there is nothing at the path, or nothing that could be a file or folder.
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Whether a file in a folder is read, by its name.

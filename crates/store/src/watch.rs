@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::scan::Inode;
@@ -16,15 +16,43 @@ use crate::scan::Inode;
 const QUIET: Duration = Duration::from_millis(20);
 /// … but a stream of changes that does not end is taken in pieces.
 const LONGEST: Duration = Duration::from_millis(200);
-/// How often to look where the kernel does not tell.
+/// How often to look where the kernel does not tell, and at what could not be read.
 const POLL: Duration = Duration::from_secs(2);
+/// How long a file that is open for writing may rest before it is read as it is: what generates it may take its
+/// time between two objects, and the half of a file can be valid.
+const WRITING: Duration = Duration::from_secs(2);
+/// … and how long it may be written to.
+const WRITTEN: Duration = Duration::from_secs(30);
 /// Events that can wait; if there are more, everything is looked at instead.
 const WAITING: usize = 8192;
 
 /// What happened.
 enum Message {
-    Touched(PathBuf),
+    Touched(PathBuf, Touch),
     Wake,
+}
+
+/// How a file was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touch {
+    /// Bytes were written, and there may be more.
+    Written,
+    /// Whoever wrote has closed it; or it came, went or moved.
+    Done,
+}
+
+/// A file that is open for writing.
+#[derive(Clone, Copy, Debug)]
+struct Writing {
+    began: Instant,
+    last: Instant,
+}
+
+impl Writing {
+    /// When it is read although it is open.
+    fn due(self) -> Instant {
+        (self.last + WRITING).min(self.began + WRITTEN)
+    }
 }
 
 /// Flags that do not get lost when the queue of events is full.
@@ -85,6 +113,8 @@ pub(crate) struct Watch {
     folders: HashMap<PathBuf, Inode>,
     paths: HashMap<Inode, PathBuf>,
     messages: Receiver<Message>,
+    /// The files that are being written.
+    writing: HashMap<PathBuf, Writing>,
     handle: Handle,
     /// Why some folder is not watched; it is polled then.
     trouble: Option<String>,
@@ -99,7 +129,7 @@ impl Watch {
         let watcher = notify::recommended_watcher(move |event| events.take(event))
             .map_err(|error| trouble = Some(error.to_string()))
             .ok();
-        Self { watcher, folders: HashMap::new(), paths: HashMap::new(), messages, handle, trouble }
+        Self { watcher, messages, handle, trouble, ..Self::off() }
     }
 
     /// Watches nothing.
@@ -111,6 +141,7 @@ impl Watch {
             folders: HashMap::new(),
             paths: HashMap::new(),
             messages,
+            writing: HashMap::new(),
             handle,
             trouble: None,
         }
@@ -133,6 +164,11 @@ impl Watch {
     /// Which folder it is that is watched at a path.
     pub(crate) fn inode(&self, folder: &Path) -> Option<Inode> {
         self.folders.get(folder).copied()
+    }
+
+    /// Whether a file is being written, so that it is better read later.
+    pub(crate) fn is_being_written(&self, path: &Path) -> bool {
+        self.writing.contains_key(path)
     }
 
     /// Begins another round of [`add`](Self::add): what could not be watched may be now.
@@ -195,15 +231,22 @@ impl Watch {
         }
     }
 
-    /// Waits for something to happen, and for its end; `None` when stopped.
-    pub(crate) fn wait(&mut self, concern: impl Fn(&Self, &Path) -> Concern) -> Option<Burst> {
+    /// Waits for something to happen, and for its end; `None` when stopped. With `impatience` it looks again by
+    /// itself: the kernel does not tell when what failed would work.
+    pub(crate) fn wait(
+        &mut self,
+        impatience: bool,
+        concern: impl Fn(&Self, &Path) -> Concern,
+    ) -> Option<Burst> {
         let mut burst = Burst::default();
         let mut began: Option<Instant> = None;
         loop {
+            let resting = self.writing.values().map(|writing| writing.due()).min();
+            let resting = resting.map(|due| due.saturating_duration_since(Instant::now()));
             let patience = match began {
                 Some(began) => Some(QUIET.min(LONGEST.saturating_sub(began.elapsed()))),
-                None if self.trouble.is_some() => Some(POLL),
-                None => None,
+                None if impatience || self.trouble.is_some() => Some(resting.unwrap_or(POLL).min(POLL)),
+                None => resting,
             };
             let message = match patience {
                 Some(patience) => self.messages.recv_timeout(patience),
@@ -212,22 +255,27 @@ impl Watch {
             if self.handle.flags.stop.load(Ordering::Acquire) {
                 return None;
             }
+            let mut over = false;
             let mut happened = self.handle.flags.everything.swap(false, Ordering::AcqRel);
             burst.everything |= happened;
             match message {
-                Ok(Message::Touched(path)) => match concern(self, &path) {
+                Ok(Message::Touched(path, touch)) => match concern(self, &path) {
                     Concern::Nothing => {}
+                    _ if touch == Touch::Written => self.note_writing(path),
                     about => {
+                        self.writing.remove(&path);
                         happened = true;
-                        burst.everything |= about == Concern::Everything;
-                        self.forget_all_in(&path);
-                        burst.files.insert(path);
+                        self.take(path, about, &mut burst);
                     }
                 },
                 Ok(Message::Wake) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    burst.everything |= began.is_none();
-                    return Some(burst);
+                    burst.everything |= began.is_none() && resting.is_none();
+                    for path in self.rested() {
+                        let about = concern(self, &path);
+                        self.take(path, about, &mut burst);
+                    }
+                    over = true;
                 }
                 // The watcher holds a sender as well as we do.
                 Err(RecvTimeoutError::Disconnected) => return None,
@@ -235,10 +283,33 @@ impl Watch {
             if happened {
                 began.get_or_insert_with(Instant::now);
             }
-            if began.is_some_and(|began| began.elapsed() >= LONGEST) {
-                return Some(burst);
+            if over || began.is_some_and(|began| began.elapsed() >= LONGEST) {
+                // What came and is written to now is read once that is over.
+                burst.files.retain(|path| !self.is_being_written(path));
+                if burst.everything || !burst.files.is_empty() {
+                    return Some(burst);
+                }
+                began = None;
             }
         }
+    }
+
+    /// Something has happened at a path, and is over.
+    fn take(&mut self, path: PathBuf, about: Concern, burst: &mut Burst) {
+        burst.everything |= about == Concern::Everything;
+        self.forget_all_in(&path);
+        burst.files.insert(path);
+    }
+
+    fn note_writing(&mut self, path: PathBuf) {
+        let now = Instant::now();
+        self.writing.entry(path).or_insert(Writing { began: now, last: now }).last = now;
+    }
+
+    /// The files that have been open for writing for long enough; they are no longer waited for.
+    fn rested(&mut self) -> Vec<PathBuf> {
+        let now = Instant::now();
+        self.writing.extract_if(|_, writing| writing.due() <= now).map(|(path, _)| path).collect()
     }
 }
 
@@ -255,8 +326,12 @@ impl Handle {
         {
             return;
         }
+        let touch = match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => Touch::Written,
+            _ => Touch::Done,
+        };
         for path in event.paths {
-            if self.wake.try_send(Message::Touched(path)).is_err() {
+            if self.wake.try_send(Message::Touched(path, touch)).is_err() {
                 self.flags.everything.store(true, Ordering::Release);
             }
         }

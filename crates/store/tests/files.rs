@@ -1,6 +1,7 @@
 //! Real folders, a real watcher.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -177,6 +178,38 @@ fn a_half_written_file_takes_nothing_back() {
 }
 
 /// As a shell's `>` or a full disk leaves it.
+/// What generates a file may rest between two objects: the half of it that is there is valid.
+#[test]
+fn a_file_that_is_being_written_is_read_when_it_is_closed() {
+    let both = |value: &str| (map("x", value), format!("\n---\n{}", map("y", value)));
+    let (first, second) = both("1");
+    let mut files = Watched::new(|root| fs::write(root.join("a.yaml"), first + &second).unwrap());
+    let (first, second) = both("2");
+    let mut file = fs::File::create(files.path("a.yaml")).unwrap();
+    file.write_all(first.as_bytes()).unwrap();
+    files.write("b.yaml", &map("b", "1"));
+    files.becomes(&["b=1", "x=1", "y=1"]);
+    file.write_all(second.as_bytes()).unwrap();
+    drop(file);
+    files.becomes(&["b=1", "x=2", "y=2"]);
+
+    let mut file = fs::File::create(files.path("new.yaml")).unwrap();
+    file.write_all(map("n", "1").as_bytes()).unwrap();
+    files.write("b.yaml", &map("b", "2"));
+    files.becomes(&["b=2", "x=2", "y=2"]);
+    drop(file);
+    files.becomes(&["b=2", "n=1", "x=2", "y=2"]);
+}
+
+#[test]
+fn a_file_that_stays_open_is_read_all_the_same() {
+    let mut files = Watched::new(|root| fs::write(root.join("a.yaml"), map("x", "1")).unwrap());
+    let mut file = fs::File::create(files.path("a.yaml")).unwrap();
+    file.write_all(map("x", "2").as_bytes()).unwrap();
+    files.becomes(&["x=2"]);
+    file.write_all(b" # more").unwrap();
+}
+
 #[test]
 fn a_file_that_is_empty_takes_nothing_back() {
     let mut files = Watched::new(|root| {
