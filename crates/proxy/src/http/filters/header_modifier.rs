@@ -78,15 +78,17 @@ impl HeaderModifier {
 }
 
 /// Appends to the values that are there, in one line as the specification shows it. `Set-Cookie` cannot be
-/// joined and gets a line of its own (RFC 9110 section 5.3).
+/// joined and gets a line of its own (RFC 9110 section 5.3); after a comma, a cookie would be a part of the value
+/// of the one before (RFC 6265 section 4.2.1).
 fn add(headers: &mut Headers, name: &Bytes, value: &Bytes) {
+    let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b"," };
     let joined =
         std::str::from_utf8(name).ok().filter(|n| !n.eq_ignore_ascii_case("set-cookie")).and_then(|text| {
             let mut joined = Vec::new();
             let mut some = false;
             for line in headers.get_all(text) {
                 joined.extend_from_slice(line);
-                joined.push(b',');
+                joined.extend_from_slice(separator);
                 some = true;
             }
             joined.extend_from_slice(value);
@@ -139,6 +141,8 @@ mod tests {
         let lines = Headers::from([("x", "1"), ("y", "2"), ("X", "3")]);
         let after = applied(edit(&[], &[("x", "4")], &[]), lines);
         assert_eq!(after, Headers::from([("x", "1,3,4"), ("y", "2")]));
+        let after = applied(edit(&[], &[("Cookie", "b=2")], &[]), Headers::from([("cookie", "a=1")]));
+        assert_eq!(after, Headers::from([("Cookie", "a=1; b=2")]));
     }
 
     #[test]
