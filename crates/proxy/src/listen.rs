@@ -28,15 +28,17 @@ pub(crate) enum BoundSocket {
 }
 
 /// Binds a port. Without an address, all of IPv6 and IPv4 in one socket, or IPv4 alone on a machine that has
-/// no IPv6.
+/// no IPv6. `beside` says that this process has sockets with that port at a wider or a narrower address: the kernel
+/// gives each connection to the narrowest.
 pub(crate) fn bind(
     address: Option<IpAddr>,
     port: u16,
     transport: Transport,
     workers: usize,
+    beside: bool,
 ) -> io::Result<Bound> {
-    let bind_at = |address| bind_at(address, transport, workers);
-    match address {
+    let bind_at = |address| bind_at(address, transport, workers, beside);
+    match address.map(|ip| ip.to_canonical()) {
         Some(ip) => bind_at(SocketAddr::new(ip, port)),
         None => or_ipv4(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), bind_at),
     }
@@ -72,10 +74,11 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-fn bind_at(address: SocketAddr, transport: Transport, workers: usize) -> io::Result<Bound> {
+fn bind_at(address: SocketAddr, transport: Transport, workers: usize, beside: bool) -> io::Result<Bound> {
     // With SO_REUSEPORT the kernel lets a second process of the same user share the port and takes half of
-    // the connections to it. A socket without it finds out first whether someone listens there.
-    if address.port() != 0 {
+    // the connections to it. A socket without it finds out first whether someone listens there; it cannot tell who,
+    // so beside our own sockets it would find these.
+    if address.port() != 0 && !beside {
         socket(address, transport, false)?.bind(&address.into())?;
     }
     let mut bound = Bound { address, sockets: Vec::with_capacity(workers) };
@@ -126,18 +129,21 @@ mod tests {
     fn a_port_that_someone_shares_or_not_is_in_use() {
         let localhost = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
         for transport in [Transport::Tcp, Transport::Udp] {
-            let first = bind(localhost, 0, transport, 2).unwrap();
+            let first = bind(localhost, 0, transport, 2, false).unwrap();
             assert_eq!(first.sockets.len(), 2);
             let port = first.address.port();
-            assert_eq!(bind(localhost, port, transport, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            assert_eq!(
+                bind(localhost, port, transport, 1, false).unwrap_err().kind(),
+                io::ErrorKind::AddrInUse
+            );
             drop(first);
-            assert!(bind(localhost, port, transport, 1).is_ok());
+            assert!(bind(localhost, port, transport, 1, false).is_ok());
         }
     }
 
     #[test]
     fn no_address_is_both_families() {
-        let bound = bind(None, 0, Transport::Tcp, 1).unwrap();
+        let bound = bind(None, 0, Transport::Tcp, 1, false).unwrap();
         let listening = listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)).unwrap();
         for address in [bound.address, listening.local_addr().unwrap()] {
             std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).unwrap();

@@ -209,14 +209,22 @@ impl Proxy {
         let (gone, kept): (Vec<_>, Vec<_>) = bound.drain(..).partition(|(key, _)| !snapshot.has(*key));
         *bound = kept;
 
-        let mut outcomes: Vec<_> = snapshot.plan.ports.iter().map(|p| self.bind(p, bound)).collect();
+        let mut own: Vec<PortKey> = bound.iter().chain(&gone).map(|(key, _)| *key).collect();
+        let mut outcomes = Vec::with_capacity(snapshot.plan.ports.len());
+        for port in &snapshot.plan.ports {
+            let outcome = self.bind(port, bound, &own);
+            if let Outcome::New(_) = outcome {
+                own.push(PortKey::from(&**port));
+            }
+            outcomes.push(outcome);
+        }
         if !gone.is_empty() {
             let keys: Vec<_> = gone.iter().map(|(key, _)| *key).collect();
             self.tell(|ack| Command::StopAccepting(keys.clone(), ack));
-            // A port that goes may have stood in the way of one that comes, such as *:80 of 10.0.0.1:80.
+            // A port that goes may have stood in the way of one that comes.
             for (outcome, port) in outcomes.iter_mut().zip(&snapshot.plan.ports) {
                 if matches!(outcome, Outcome::Failed(_)) {
-                    *outcome = self.bind(port, bound);
+                    *outcome = self.bind(port, bound, &own);
                 }
             }
         }
@@ -254,8 +262,8 @@ impl Proxy {
         Applied { revision, ports, failed, took }
     }
 
-    /// What becomes of a port: bound before, bound now, or not.
-    fn bind(&self, port: &Port, bound: &[(PortKey, SocketAddr)]) -> Outcome {
+    /// What becomes of a port: bound before, bound now, or not. `own` are the ports of which there are sockets.
+    fn bind(&self, port: &Port, bound: &[(PortKey, SocketAddr)], own: &[PortKey]) -> Outcome {
         let key = PortKey::from(port);
         if let Some((_, address)) = bound.iter().find(|(other, _)| *other == key) {
             return Outcome::Bound(*address);
@@ -267,7 +275,12 @@ impl Proxy {
             BindMode::AsPlanned => (key.address, key.port),
             BindMode::Ephemeral => (Some(Ipv4Addr::LOCALHOST.into()), 0),
         };
-        match listen::bind(address, number, key.transport, self.workers.len()) {
+        let is_wide = |key: &PortKey| key.address.is_none_or(|address| address.is_unspecified());
+        let beside = own.iter().any(|other| {
+            let same = (other.port, other.transport) == (key.port, key.transport);
+            same && *other != key && (is_wide(other) || is_wide(&key))
+        });
+        match listen::bind(address, number, key.transport, self.workers.len(), beside) {
             Ok(new) => Outcome::New(new),
             Err(error) => Outcome::Failed(error.to_string()),
         }

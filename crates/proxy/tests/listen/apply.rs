@@ -1,9 +1,9 @@
 //! Plans that change while they are served.
 
-use std::net::{Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 
-use portway_plan::Plan;
+use portway_plan::{Plan, Port};
 use portway_proxy::{BindMode, Options, Proxy};
 use portway_testkit::{Client, Http2, Origin};
 
@@ -66,6 +66,44 @@ async fn a_port_in_use_is_named_and_tried_again() -> anyhow::Result<()> {
     let mut late = Client::connect(([127, 0, 0, 1], taken_port).into()).await?;
     assert_eq!(late.get("x", "/").await?.text(), "a");
     assert_eq!(client.get("x", "/").await?.text(), "a", "the other port's connection lives on");
+    Ok(())
+}
+
+/// One Gateway for 127.0.0.2 and another for all addresses: the narrower one has its own, whichever comes first.
+#[tokio::test]
+async fn a_port_at_an_address_stands_beside_the_same_port_at_all_others() -> anyhow::Result<()> {
+    let origins = [Origin::named("narrow").await?, Origin::named("wide").await?];
+    let number = {
+        let free = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        free.local_addr()?.port()
+    };
+    let wide = port(number, &[listener("wide", "", "wide", &[])]);
+    let at = Some(Ipv4Addr::new(127, 0, 0, 2).into());
+    let narrow = Arc::new(Port {
+        address: at,
+        ..Port::clone(&port(number, &[listener("narrow", "", "narrow", &[])]))
+    });
+    let backends = [("narrow", origins[0].address()), ("wide", origins[1].address())];
+    let proxy = Proxy::start(Options { bind: BindMode::AsPlanned, ..options(2) })?;
+    let answers = async |last: u8| {
+        let mut client = Client::connect(([127, 0, 0, last], number).into()).await?;
+        anyhow::Ok(client.get("x", "/").await?.text())
+    };
+    for (ports, expected) in [
+        (vec![wide.clone()], ["wide", "wide"]),
+        (vec![wide.clone(), narrow.clone()], ["wide", "narrow"]),
+        (vec![narrow.clone(), wide.clone()], ["wide", "narrow"]),
+        (vec![wide.clone()], ["wide", "wide"]),
+        (vec![], ["", ""]),
+        (vec![narrow.clone(), wide], ["wide", "narrow"]),
+        (vec![narrow], ["", "narrow"]),
+    ] {
+        let applied = proxy.apply(Arc::new(plan(&ports, &backends)));
+        assert!(applied.is_complete(), "{applied:?}");
+        for (last, expected) in [1, 2].into_iter().zip(expected) {
+            assert_eq!(answers(last).await.unwrap_or_default(), expected, "127.0.0.{last}");
+        }
+    }
     Ok(())
 }
 
