@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .log_internal_errors(false)
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| print::Log)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = match cli.command {
@@ -101,6 +101,7 @@ fn main() -> ExitCode {
         Command::Get(args) => get::run(&args),
         Command::Echo(args) => echo::run(args).map(|()| ExitCode::SUCCESS),
     };
+    print::finish();
     match outcome {
         Ok(code) => code,
         Err(error) => {

@@ -3,11 +3,12 @@
 #[allow(dead_code, reason = "shared by tests that each use a part")]
 mod binary;
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use binary::{HOST, Portway, folder, route};
 use bytes::Bytes;
 use portway_testkit::certificates::Authority;
@@ -214,5 +215,51 @@ async fn the_systems_authorities_are_trusted_where_a_policy_says_so() -> anyhow:
         assert_eq!(client.get(HOST, "/").await?.status(), status);
     }
     assert_eq!(origin.requests().len(), 1);
+    Ok(())
+}
+
+/// A terminal that is stopped (Ctrl-S), or a collector of logs that hangs: edits are served, and it ends when it is
+/// told to.
+#[tokio::test]
+async fn it_goes_on_while_nobody_reads_what_it_prints() -> anyhow::Result<()> {
+    let origin = Origin::named("a").await?;
+    let edit = |nth: usize| {
+        route(&format!(
+            "[{{filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-edit, value: '{nth}'}}]}}}}], \
+             backendRefs: [{{name: a, port: 80}}]}}]"
+        ))
+    };
+    let folder = folder(&edit(0), &[origin.service("apps", "a")])?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portway"));
+    command.args(["run", "--free-ports", "--admin", "off", "--access-log", "json"]).arg(folder.path());
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut printed = BufReader::new(child.stdout.take().context("its standard output")?);
+    let mut address = None;
+    loop {
+        let mut line = String::new();
+        ensure!(printed.read_line(&mut line)? > 0, "it has ended");
+        if let Some(listener) = line.trim().strip_prefix("http HTTP ") {
+            address = listener.split(' ').next().and_then(|address| address.parse().ok());
+        }
+        if line.contains("Ctrl-C") {
+            break;
+        }
+    }
+    // Far more than a pipe holds.
+    let wrong = "apiVersion: v1\nkind: Service\nmetadata: {name: A}\n---\n".repeat(2000);
+    std::fs::write(folder.path().join("wrong.yaml"), wrong)?;
+    let mut client = Client::connect(address.context("the listener's line")?).await?;
+    for nth in 1..=3 {
+        std::fs::write(folder.path().join("route.yaml"), edit(nth))?;
+        let served = async {
+            while client.get(HOST, "/").await?.header("x-edit") != Some(nth.to_string().as_str()) {}
+            anyhow::Ok(())
+        };
+        soon("the edit", served).await??;
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
+    let ended = soon("its end", tokio::task::spawn_blocking(move || child.wait())).await???;
+    assert!(ended.success(), "{ended}");
+    drop(printed);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -20,6 +20,8 @@ const ENOUGH_SPANS: usize = 256;
 const MOST: usize = 1024 * 1024;
 /// and spans once there are so many.
 const MOST_SPANS: usize = 4096;
+/// How long the end of a worker waits for the thread.
+const LAST: Duration = Duration::from_secs(1);
 /// How many pieces of each worker may wait for the thread.
 const WAITING: usize = 2;
 
@@ -131,10 +133,15 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let last = std::mem::take(&mut self.gathered.borrow_mut().batch);
-        if last.count > 0 {
-            // A thread that has ended writes nothing.
-            let _ = self.out.send(last);
+        let mut last = std::mem::take(&mut self.gathered.borrow_mut().batch);
+        let began = Instant::now();
+        // A thread that has ended writes nothing, nor does one that waits for somebody to take what it writes.
+        while last.count > 0 && began.elapsed() < LAST {
+            match self.out.try_send(last) {
+                Err(TrySendError::Full(kept)) => last = kept,
+                _ => break,
+            }
+            std::thread::sleep(GATHER);
         }
     }
 }

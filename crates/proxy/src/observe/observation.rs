@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
@@ -16,6 +17,11 @@ use super::recorder::Recorder;
 use super::trace::Sampler;
 use crate::options::{AccessLogFormat, AccessLogTarget, Options};
 use crate::proxy::StartError;
+
+/// How long the end waits for the thread once there is nothing more to come.
+const LAST: Duration = Duration::from_secs(2);
+/// How often it looks whether the thread has ended.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What observes, beyond counting. When it is dropped, what waits is still written.
 pub(crate) struct Observation {
@@ -76,10 +82,16 @@ impl Drop for Observation {
     fn drop(&mut self) {
         // The workers have gone, so this was the last way to the thread.
         self.log.take();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been told on standard error.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let begun = Instant::now();
+        while !thread.is_finished() {
+            if begun.elapsed() >= LAST {
+                return tracing::warn!("the end of the access log is lost: nobody takes it");
+            }
+            thread::sleep(LOOK);
         }
+        // A panic of the thread has been told on standard error.
+        let _ = thread.join();
     }
 }
 
