@@ -18,6 +18,7 @@ mod demo;
 mod echo;
 mod explain;
 mod get;
+mod open_files;
 mod places;
 mod print;
 mod proxy;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         .with_writer(|| print::Log)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    open_files::allow_all();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         #[cfg(feature = "controller")]

@@ -218,6 +218,26 @@ async fn the_systems_authorities_are_trusted_where_a_policy_says_so() -> anyhow:
     Ok(())
 }
 
+/// As a login shell or systemd starts it: few open files for those who do not ask, many for those who do.
+#[tokio::test]
+async fn it_takes_as_many_connections_as_the_hard_limit_has_files_for() -> anyhow::Result<()> {
+    const CLIENTS: usize = 100;
+    let origin = Origin::named("a").await?;
+    let folder = folder(&route("[{backendRefs: [{name: a, port: 80}]}]"), &[origin.service("apps", "a")])?;
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 100 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_portway")]);
+    command.args(["run", "--free-ports", "--admin", "127.0.0.1:0", "--workers", "2"]).arg(folder.path());
+    let portway = Portway::from(command)?;
+    let address = portway.address("http")?;
+    let mut clients = Vec::new();
+    for nth in 0..CLIENTS {
+        let mut client = Client::connect(address).await?;
+        assert_eq!(client.get(HOST, "/").await?.status(), 200, "client {nth}");
+        clients.push(client);
+    }
+    Ok(())
+}
+
 /// A terminal that is stopped (Ctrl-S), or a collector of logs that hangs: edits are served, and it ends when it is
 /// told to.
 #[tokio::test]

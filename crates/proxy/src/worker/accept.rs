@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::port::{Accepting, PortState};
 use super::run::Handed;
@@ -17,6 +18,8 @@ use crate::snapshot::PortKey;
 /// How long to wait when there are no descriptors or no memory for a connection; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a port says that connections cannot be had: a flood of clients is no flood of lines.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Begins to accept on a socket.
 pub(super) fn begin(worker: &Rc<Worker>, key: PortKey, listener: TcpListener) -> Accepting {
@@ -38,6 +41,7 @@ pub(super) fn begin_datagrams(worker: &Rc<Worker>, port: &Rc<PortState>, socket:
 
 async fn accept(worker: Rc<Worker>, key: PortKey, listener: TcpListener, stop: Rc<Notify>) {
     let mut pause = FIRST_PAUSE;
+    let mut told = Told(None);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -46,12 +50,21 @@ async fn accept(worker: Rc<Worker>, key: PortKey, listener: TcpListener, stop: R
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                place(&worker, key, stream, peer);
+                if !place(&worker, key, stream, peer) && told.is_due() {
+                    let most = worker.limits.connections;
+                    tracing::warn!(
+                        most,
+                        port = key.port,
+                        "too many connections: closed as soon as they come"
+                    );
+                }
             }
             Err(error) => {
                 worker.recorder.counts.accept_errors.add(1);
                 if is_shortage(&error) {
-                    tracing::warn!(%error, port = key.port, "cannot accept a connection");
+                    if told.is_due() {
+                        tracing::warn!(%error, port = key.port, "cannot accept a connection");
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = stop.notified() => break,
@@ -72,6 +85,21 @@ async fn accept(worker: Rc<Worker>, key: PortKey, listener: TcpListener, stop: R
     }
 }
 
+/// When it was last told that connections cannot be had.
+struct Told(Option<Instant>);
+
+impl Told {
+    /// Whether it is time to tell (again), which it then counts as told.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.0.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
 /// Whether it failed for want of descriptors or memory, which another try at once will not find either.
 fn is_shortage(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
@@ -81,30 +109,31 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Serves the connection here or hands it to a worker that has fewer.
-fn place(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: SocketAddr) {
+/// Serves the connection here or hands it to a worker that has fewer. `false` if there are too many.
+fn place(worker: &Rc<Worker>, key: PortKey, stream: TcpStream, peer: SocketAddr) -> bool {
     let counts = &worker.recorder.counts;
     counts.accepted.add(1);
     let loads = &worker.crew.loads;
     if loads.total() >= worker.limits.connections {
         counts.refused.add(1);
-        return;
+        return false;
     }
     let target = loads.place(worker.index);
     loads.add(target);
     if target == worker.index {
         connection::begin(worker, key, stream, peer);
-        return;
+        return true;
     }
     let Ok(stream) = stream.into_std() else {
         loads.remove(target);
-        return;
+        return true;
     };
     if let Err(back) = worker.crew.hand_over(target, Handed { key, stream, peer }) {
         loads.remove(target);
         loads.add(worker.index);
         take(worker, back);
     }
+    true
 }
 
 /// Serves a connection that another worker has accepted and counted for this one.
