@@ -50,6 +50,9 @@ enum Output {
 /// Prints what happens to the request.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let asked = asked(&args)?;
+    if !args.files.are_there("explain") {
+        return Ok(ExitCode::from(crate::USAGE));
+    }
     let world = World::read(&args.files.paths);
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
         print::complaint(format_args!("{}\n", diagnostic.render(Style::of(&io::stderr()).colour())));

@@ -58,6 +58,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 .with_context(|| format!("no kind {:?}; there are {}", args.kind, known()))?,
         ]
     };
+    if !args.files.are_there("get") {
+        return Ok(ExitCode::from(crate::USAGE));
+    }
     let world = World::read(&args.files.paths);
     for diagnostic in world.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
         print::complaint(diagnostic.one_line());
@@ -79,6 +82,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if found.is_empty() {
         print::complaint(format_args!("No {} found.", args.kind));
+        if args.name.is_none() && matches!(args.output, Output::Json | Output::Yaml) {
+            print_whole(found, args)?;
+        }
         return Ok(if args.name.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     match args.output {

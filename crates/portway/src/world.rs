@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::demo::Backends;
 use crate::places::{Places, key_of};
+use crate::print;
 
 /// The folders and files that a command looks at.
 #[derive(clap::Args, Clone, Debug)]
@@ -21,6 +22,15 @@ pub(crate) struct Files {
     /// A file, or a folder with all in it; can be given several times
     #[arg(short = 'f', long = "file", required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+}
+
+impl Files {
+    /// Complains of a path that leads nowhere, in the name of a command.
+    pub(crate) fn are_there(&self, command: &str) -> bool {
+        let Some(missing) = self.paths.iter().find(|path| !path.exists()) else { return true };
+        print::complaint(format_args!("portway {command}: {}: no such file or folder", missing.display()));
+        false
+    }
 }
 
 /// What the files come to.

@@ -122,6 +122,73 @@ fn explain_tells_why_nothing_serves() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What clients say of where they come from is not matched, and what the gateway says of it is.
+#[test]
+fn explain_reads_a_request_as_the_proxy_does() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let rule = |name: &str, header: &str, value: &str| {
+        format!(
+            "{{name: {name}, matches: [{{headers: [{{name: {header}, value: '{value}'}}]}}], \
+             filters: [{{type: RequestRedirect, requestRedirect: {{hostname: {name}.test}}}}]}}"
+        )
+    };
+    let rules = [
+        rule("forged", "x-real-ip", "192.0.2.1"),
+        rule("hop", "keep-alive", "5"),
+        rule("known", "x-forwarded-port", "80"),
+    ];
+    std::fs::write(folder.path().join("gateway.yaml"), binary::GATEWAY)?;
+    std::fs::write(folder.path().join("route.yaml"), binary::route(&format!("[{}]", rules.join(", "))))?;
+    let path = folder.path().to_string_lossy().into_owned();
+    let explain = |method: &str, url: &str, header: &str| {
+        let told = portway(&["explain", "-f", &path, "-o", "json", method, url, "-H", header])?;
+        anyhow::Ok(serde_json::from_slice::<serde_json::Value>(&told.stdout)?)
+    };
+    let url = format!("http://{}/", binary::HOST);
+    for header in ["X-Real-IP: 192.0.2.1", "Keep-Alive: 5"] {
+        let story = explain("GET", &url, header)?;
+        assert_eq!(story["answer"]["location"], "http://known.test/", "{story}");
+    }
+    for (method, header, status) in
+        [("CONNECT", "a: b", 501), ("GET", "a b: c", 400), ("GET", "Expect: x", 417)]
+    {
+        assert_eq!(explain(method, &url, header)?["answer"]["status"], status);
+    }
+    for host in [format!("{}.", binary::HOST), format!("user:secret@{}", binary::HOST)] {
+        let story = explain("GET", &format!("http://{host}/"), "a: b")?;
+        assert_eq!(story["answer"]["status"], 302, "{story}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_a_wrong_argument() -> anyhow::Result<()> {
+    for arguments in [["get", "all"].as_slice(), &["explain", "GET", "http://localhost/"]] {
+        let told = portway(&[arguments, &["-f", "/nowhere"]].concat())?;
+        assert_eq!(told.status.code(), Some(2));
+        assert!(text(&told.stderr).contains("/nowhere: no such file or folder"));
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_an_empty_list_for_programs() -> anyhow::Result<()> {
+    let told = portway(&["get", "-f", "examples/l4", "grpcroutes", "-o", "json"])?;
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&told.stdout)?["items"], serde_json::json!([]));
+    Ok(())
+}
+
+#[test]
+fn explain_does_not_take_for_http_what_a_tls_listener_passes_on() -> anyhow::Result<()> {
+    let told =
+        portway(&["explain", "-f", "examples/l4", "-o", "json", "GET", "https://through.example.com:8443/"])?;
+    let story: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!(story["answer"]["status"], serde_json::Value::Null, "{story}");
+    let why = story["answer"]["why"].as_str();
+    assert!(why.is_some_and(|why| why.contains("ask for tls://through.example.com:8443")), "{story}");
+    Ok(())
+}
+
 #[test]
 fn explain_tells_of_a_route_for_all_hosts_that_is_not_attached() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;

@@ -1,10 +1,11 @@
 //! The request that `portway explain` is asked about, as a client would send it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri};
-use portway_proxy::fault::FaultKind;
-use portway_proxy::http::{Authority, Headers, RequestHead, Scheme, Version, path};
+use portway_proxy::http::filters::ForwardingHeaders;
+use portway_proxy::http::{Connection, RequestHead, Scheme, h1};
 
 use super::story::Answer;
 
@@ -33,39 +34,37 @@ impl Asked {
         }
         let host = self.url.host()?;
         let address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
-        (!address).then(|| host.to_ascii_lowercase())
+        // Clients leave out the dot that ends a name (RFC 6066 section 3).
+        (!address).then(|| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
     }
 
-    /// The head that the gateway reads.
-    pub(super) fn head(&self) -> Result<RequestHead, Answer> {
-        let refuse = |why: String| Answer::fault(FaultKind::BadRequest, why);
+    /// The head that the gateway reads: that of the request as a client writes it, read by the proxy's own
+    /// parser, with the headers that the gateway sets before it matches.
+    pub(super) fn head(&self, port: u16) -> Result<RequestHead, Answer> {
         let scheme = match self.url.scheme_str() {
             Some("https") => Scheme::Https,
             _ => Scheme::Http,
         };
-        let mut host =
-            self.url.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
-        let mut headers = Headers::default();
+        // What stands before an `@` is told in `Authorization`, if at all.
+        let authority = self.url.authority().map(Authority::as_str).unwrap_or_default();
+        let mut host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let mut lines = String::new();
         for (name, value) in &self.headers {
-            if is_host(name) {
-                host.clone_from(value);
-            } else {
-                headers.append(name.to_lowercase(), value.clone());
+            match is_host(name) {
+                true => host = value,
+                false => lines += &format!("{name}: {value}\r\n"),
             }
         }
-        let authority = Authority::parse(host.clone().into())
-            .map_err(|_| refuse(format!("{host:?} is no host (RFC 3986 section 3.2)")))?;
-        let target = self.url.path_and_query().map_or("/", |target| target.as_str());
-        let target = path::normalise(&target.to_owned().into())
-            .map_err(|_| refuse(format!("the path of {target:?} is malformed or leads out of the root")))?;
-        Ok(RequestHead {
-            method: self.method.clone(),
-            scheme,
-            authority,
-            target,
-            version: Version::Http11,
-            headers,
-        })
+        let target = match self.url.path_and_query().map(PathAndQuery::as_str) {
+            None | Some("") => "/",
+            Some(target) => target,
+        };
+        let text = format!("{} {target} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n", self.method);
+        let mut head = h1::read_head(text, scheme).map_err(|(kind, why)| Answer::fault(kind, why))?;
+        // Of the client only its address is made up.
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        ForwardingHeaders::default().apply(&mut head, &Connection::new(peer, peer, port));
+        Ok(head)
     }
 }
 

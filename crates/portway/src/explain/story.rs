@@ -172,6 +172,11 @@ pub(super) fn tell(asked: &Asked, world: &World, places: &mut Places<'_>) -> Sto
     told
 }
 
+/// Whether the listener passes on what is in TLS, whatever it is.
+fn is_tls(protocol: &ListenerProtocol) -> bool {
+    matches!(protocol, ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough)
+}
+
 struct Telling<'a, 'p> {
     world: &'a World,
     places: &'a mut Places<'p>,
@@ -221,14 +226,23 @@ impl Telling<'_, '_> {
     }
 
     fn tell(&mut self, asked: &Asked, story: &mut Story) -> Result<(), Answer> {
-        let head = asked.head()?;
-        let tls = head.scheme == Scheme::Https;
-        let port = self.port(&asked.url, &head, tls, story)?;
+        let tls = asked.url.scheme_str() == Some("https");
+        let port = self.port(&asked.url, tls, story)?;
+        let head = asked.head(port.port)?;
         let table = PortTable::compile(&port, None, &BackendMap::default(), &Metrics::new(1));
         let server_name = asked.server_name();
         let tls_info = tls.then(|| TlsInfo { server_name: server_name.as_deref().map(Into::into) });
         let named = server_name.map_or_else(|| "no server name".to_owned(), |name| format!("{name:?}"));
-        if tls_info.as_ref().is_some_and(|tls| table.shown_listener(tls).is_none()) {
+        let shown = tls_info.as_ref().map(|tls| table.shown_listener(tls));
+        if let Some(Some(listener)) = shown
+            && is_tls(&listener.plan().protocol)
+        {
+            // Whatever is in it: nobody here reads it as HTTP.
+            let (name, source) = (asked.url.host().unwrap_or_default(), &listener.plan().source);
+            let why = format!("{source} takes it, as bytes: ask for tls://{name}:{}", port.port);
+            return Err(Answer { why, ..Answer::default() });
+        }
+        if shown.is_some_and(|shown| shown.is_none()) {
             let why = format!(
                 "the TLS handshake is refused: no listener of port {} is for {named} (they are for {})",
                 port.port,
@@ -292,7 +306,8 @@ impl Telling<'_, '_> {
     }
 
     /// The port that the URL means: the one it names, else its scheme's own, else the only one that speaks it.
-    fn port(&self, url: &Uri, head: &RequestHead, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
+    fn port(&self, url: &Uri, tls: bool, story: &mut Story) -> Result<Arc<Port>, Answer> {
+        let scheme = if tls { Scheme::Https } else { Scheme::Http };
         let speaks = |port: &&Arc<Port>| {
             port.listeners.iter().any(|listener| match listener.protocol {
                 ListenerProtocol::Http => !tls,
@@ -300,11 +315,14 @@ impl Telling<'_, '_> {
                 _ => false,
             })
         };
-        let wanted = url.port_u16().unwrap_or(head.scheme.default_port());
-        if let Some(port) = self.plan().ports.iter().filter(speaks).find(|port| port.port == wanted) {
+        let wanted = url.port_u16().unwrap_or(scheme.default_port());
+        let takes = |port: &&Arc<Port>| {
+            speaks(port) || tls && port.listeners.iter().any(|listener| is_tls(&listener.protocol))
+        };
+        if let Some(port) = self.plan().ports.iter().filter(takes).find(|port| port.port == wanted) {
             return Ok(Arc::clone(port));
         }
-        let scheme = head.scheme.as_str();
+        let scheme = scheme.as_str();
         let candidates: Vec<&Arc<Port>> = self.plan().ports.iter().filter(speaks).collect();
         match (url.port_u16(), candidates.as_slice()) {
             (None, [port, ..]) => {

@@ -28,7 +28,9 @@ use std::time::Duration;
 pub use client::{Answer, Client, Progress, Recycle, SendError, SendOptions};
 pub use server::{End, serve};
 
-use super::Connection;
+use bytes::Bytes;
+
+use super::{Connection, RequestHead, Scheme};
 use crate::fault::FaultKind;
 
 /// Limits and times of the client's side. The defaults are meant for the open internet.
@@ -103,5 +105,18 @@ impl Default for Settings {
             allow_obs_text: false,
             observer: None,
         }
+    }
+}
+
+/// What a request's head, as it would be on the wire, is taken for; for those who tell and do not serve.
+///
+/// # Errors
+/// What it is refused with, and why.
+pub fn read_head(text: impl Into<Bytes>, scheme: Scheme) -> Result<RequestHead, (FaultKind, &'static str)> {
+    let (mut input, settings) = (text.into(), Settings::default());
+    match parse::request(&mut input, &mut parse::Progress::default(), scheme, &settings) {
+        Ok(Some(received)) => Ok(*received.head),
+        Ok(None) => Err((FaultKind::BadRequest, "the head has no end")),
+        Err(refusal) => Err((refusal.kind, refusal.detail)),
     }
 }
