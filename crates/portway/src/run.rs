@@ -24,7 +24,7 @@ use portway_plan::{Plan, Source, Transport};
 use portway_proxy::snapshot::PortKey;
 use portway_proxy::{Applied, AppliedPort, BindMode, DrainTimes, Options, Proxy, StartError, StatusSource};
 use portway_store::{Change, Changes, FileSource, Loaded, Resources, Update};
-use portway_translate::{Machine, Translation, Translator};
+use portway_translate::{Machine, Problem, Translation, Translator};
 use serde_json::json;
 
 use crate::data_plane::DataPlane;
@@ -224,8 +224,10 @@ impl Serving {
         let applied = (!changes.is_empty()).then(|| self.take(update.resources, update.changes));
         let took = began.elapsed();
         let news = world::problems(&self.translation.problems, &before, &self.resources);
-        let resolved =
-            before.iter().filter(|(key, problem)| !self.translation.problems.of(key).contains(problem));
+        // One that is told in other words is still there.
+        let same = |a: &Problem, b: &Problem| (&a.reason, &a.path) == (&b.reason, &b.path);
+        let still = |key, problem| self.translation.problems.of(key).iter().any(|now| same(now, problem));
+        let resolved = before.iter().filter(|(key, problem)| !still(key, problem));
         let mut out = summary::changes(&changes, took, style);
         for (key, problem) in resolved {
             out += &format!("{} {key}: no longer {}\n", style.good("✓"), problem.reason);

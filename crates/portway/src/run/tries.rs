@@ -19,6 +19,7 @@ pub(super) fn curl_lines<'a>(listeners: impl Iterator<Item = (&'a Listener, Sock
                 let source = &entry.rule.source;
                 if rules.insert((source.object.clone(), source.path.clone()))
                     && let Some(line) = curl(listener, &host.hostname, entry, address)
+                    && !lines.contains(&line)
                 {
                     lines.push(line);
                 }
