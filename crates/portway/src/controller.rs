@@ -59,7 +59,10 @@ pub(crate) struct Args {
 /// Runs until the process is told to end.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(args, runtime.handle()))
+    let outcome = runtime.block_on(control(args, runtime.handle()));
+    // Not longer for a resolver that waits for a server that does not answer.
+    runtime.shutdown_timeout(crate::proxy::LAST);
+    outcome
 }
 
 async fn control(args: Args, runtime: &tokio::runtime::Handle) -> anyhow::Result<ExitCode> {

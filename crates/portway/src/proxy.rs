@@ -22,6 +22,9 @@ use tokio::sync::watch;
 use crate::data_plane::DataPlane;
 use crate::signals;
 
+/// How long the end waits for what blocks.
+pub(crate) const LAST: Duration = Duration::from_secs(1);
+
 /// The arguments of `portway proxy`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -94,13 +97,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Nothing has been put there before.
     let _ = state.set(receiver);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         tokio::select! {
             // It goes on while the proxy drains: endpoints change until the end.
             () = client.run() => Ok(ExitCode::SUCCESS),
             drained = drain(proxy) => drained,
         }
-    })
+    });
+    // Not longer for a resolver that waits for a server that does not answer.
+    runtime.shutdown_timeout(LAST);
+    outcome
 }
 
 /// Waits for the signal, then drains. At a second signal, the process ends at once.

@@ -31,6 +31,8 @@ impl Background {
         let thread = thread::Builder::new().name("background".to_owned()).spawn(move || {
             // Both a word and the end of the sender stop it.
             let _ = runtime.block_on(stopped);
+            // The system's resolver may wait for a server that does not answer, for as long as it likes.
+            runtime.shutdown_background();
         })?;
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
     }
@@ -62,5 +64,31 @@ impl Drop for Background {
             // A panic of the thread has been told on standard error.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_resolver_that_hangs_does_not_hold_up_the_end() {
+        let background = Background::start().unwrap();
+        let (answer, hangs) = mpsc::channel::<()>();
+        let (begun, begins) = mpsc::channel();
+        background.handle().spawn_blocking(move || {
+            begun.send(()).unwrap();
+            hangs.recv()
+        });
+        begins.recv().unwrap();
+        let (ended, ends) = mpsc::channel();
+        thread::spawn(move || {
+            drop(background);
+            ended.send(())
+        });
+        assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok(()));
+        drop(answer);
     }
 }
