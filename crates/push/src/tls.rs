@@ -25,8 +25,8 @@ struct Slot(ArcSwapOption<CertifiedKey>);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The PEM is no certificate chain or no key.
-    #[error("it is no PEM: {0}")]
-    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("it is no PEM")]
+    Pem,
     /// The key or the authorities cannot be used.
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
@@ -41,6 +41,13 @@ pub enum TlsError {
     /// The file of authorities has none.
     #[error("{0}: there is no certificate in it")]
     NoAuthority(PathBuf),
+}
+
+impl From<rustls::pki_types::pem::Error> for TlsError {
+    /// Without its words, which quote the bytes that it stumbled over, be they a private key.
+    fn from(_: rustls::pki_types::pem::Error) -> Self {
+        Self::Pem
+    }
 }
 
 impl ServingCertificate {

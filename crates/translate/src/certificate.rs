@@ -6,11 +6,12 @@ use portway_api::core::Secret;
 use portway_plan::{Certificate, HostPattern, PrivateKey};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 const TLS_SECRET: &str = "kubernetes.io/tls";
+const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
 /// More certificates in one chain than any client would follow.
 const CHAIN_LIMIT: usize = 16;
 
@@ -30,7 +31,7 @@ pub(crate) fn read(secret: &Secret) -> Result<Certificate, String> {
     };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(data("tls.crt")?)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("tls.crt is not PEM: {error}"))?;
+        .map_err(|error| format!("tls.crt is not PEM: {}", pem_fault(&error)))?;
     if chain.is_empty() {
         return Err("tls.crt has no PEM certificate".to_owned());
     }
@@ -39,9 +40,12 @@ pub(crate) fn read(secret: &Secret) -> Result<Certificate, String> {
     }
     let mut keys: Vec<PrivateKeyDer<'static>> = PrivateKeyDer::pem_slice_iter(data("tls.key")?)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("tls.key is not PEM: {error}"))?;
+        .map_err(|error| format!("tls.key is not PEM: {}", pem_fault(&error)))?;
     let key = match (keys.pop(), keys.len()) {
         (Some(key), 0) => key,
+        (None, _) if data("tls.key")?.windows(ENCRYPTED.len()).any(|bytes| bytes == ENCRYPTED) => {
+            return Err("the private key in tls.key has a passphrase, and must have none".to_owned());
+        }
         (None, _) => return Err("tls.key has no PEM private key".to_owned()),
         (Some(_), more) => {
             return Err(format!("tls.key has {} private keys, and one is needed", more + 1));
@@ -61,6 +65,16 @@ pub(crate) fn read(secret: &Secret) -> Result<Certificate, String> {
         Err(error) => return Err(format!("the first certificate in tls.crt cannot be used: {error}")),
     }
     Ok(Certificate { chain: chain_der, key: PrivateKey(der), names, not_after })
+}
+
+/// What is wrong with PEM. The library's own words quote the bytes that it stumbled over, be they a private key.
+pub(crate) fn pem_fault(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no line that ends it",
+        pem::Error::IllegalSectionStart { .. } => "the line that begins a section is malformed",
+        pem::Error::Base64Decode(_) => "a section is not base64",
+        _ => "it cannot be read",
+    }
 }
 
 /// The names of the first certificate and the end of its validity; all of the chain must parse.
@@ -101,4 +115,38 @@ pub(crate) struct Read {
     /// The Secret that was read; the same one is not read again.
     pub(crate) secret: Arc<portway_store::Stored<Secret>>,
     pub(crate) result: Result<Arc<Certificate>, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages go to statuses and logs, for all to read.
+    #[test]
+    fn what_is_said_of_a_key_has_nothing_of_it() {
+        const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\nMBMGByqG\n-----END PRIVATE KEY-----\n";
+        let chain = "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n";
+        let about = |key: &str| {
+            let mut secret = Secret::default();
+            secret.spec.type_ = Some(TLS_SECRET.to_owned());
+            secret.spec.data.insert("tls.crt".to_owned(), chain.into());
+            secret.spec.data.insert("tls.key".to_owned(), key.into());
+            read(&secret).unwrap_err()
+        };
+        let no_end = "tls.key is not PEM: a section has no line that ends it";
+        let bad_begin = "tls.key is not PEM: the line that begins a section is malformed";
+        for (key, message) in [
+            (KEY.replace('\n', ""), no_end),
+            (KEY.replace("-----END PRIVATE KEY-----", ""), no_end),
+            (KEY.replace("BEGIN PRIVATE KEY-----\n", "BEGIN PRIVATE KEY "), bad_begin),
+            (KEY.replace("MIGH", "MI*H"), "tls.key is not PEM: a section is not base64"),
+            (KEY.replace("PRIVATE", "PUBLIC"), "tls.key has no PEM private key"),
+            (
+                KEY.replace("PRIVATE", "ENCRYPTED PRIVATE"),
+                "the private key in tls.key has a passphrase, and must have none",
+            ),
+        ] {
+            assert_eq!(about(&key), message, "{key}");
+        }
+    }
 }

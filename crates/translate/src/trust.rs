@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::certificate::pem_fault;
 use crate::condition::Finding;
 use crate::grants;
 use crate::survey::Site;
@@ -236,7 +237,7 @@ fn parse(text: Option<&[u8]>, field: &str) -> Result<Trust, String> {
     let text = text.filter(|text| !text.is_empty()).ok_or_else(|| format!("it has no {field}"))?;
     let mut certificates: Vec<Vec<u8>> = Vec::new();
     for (i, der) in CertificateDer::pem_slice_iter(text).enumerate() {
-        let der = der.map_err(|error| format!("{field} is not PEM: {error}"))?;
+        let der = der.map_err(|error| format!("{field} is not PEM: {}", pem_fault(&error)))?;
         if i == BUNDLE_LIMIT {
             return Err(format!("{field} has more than {BUNDLE_LIMIT} certificates, which is the limit"));
         }
