@@ -114,7 +114,7 @@ fn whole(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
     let each = each.map(|(n, w)| (vec![("worker", n.to_string())], w.connections.get()));
     gauges(encoder, "connections", "Open connections of clients", each)?;
     gauge(encoder, "udp_sessions", "Open sessions of UDP clients", level(|w| w.udp_sessions.get()))?;
-    let totals: [(&str, &str, CountOf); 8] = [
+    let totals: [(&str, &str, CountOf); 7] = [
         ("connections_accepted", "Accepted connections of clients", |w| w.accepted.get()),
         ("connections_refused", "Connections closed at once because there were too many", |w| {
             w.refused.get()
@@ -123,12 +123,14 @@ fn whole(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
         ("datagrams_dropped", "Datagrams that were not passed on", |w| w.datagrams_dropped.get()),
         ("accept_errors", "Connections that could not be accepted", |w| w.accept_errors.get()),
         ("panics", "Panics that were contained", |w| w.panics.get()),
-        ("access_log_dropped", "Records that the access log could not take", |w| w.log_dropped.get()),
         ("responses_incomplete", "Responses that did not reach their end", |w| w.incomplete.get()),
     ];
     for (name, help, of) in totals {
         counters(encoder, name, help, [(Vec::new(), sum(of))])?;
     }
+    let dropped = sum(|w| w.log_dropped.get()) + metrics.lines_lost.get();
+    let help = "Records that the access log could not take";
+    counters(encoder, "access_log_dropped", help, [(Vec::new(), dropped)])?;
     let Totals { spans_dropped, revision, applied_seconds, failed_listeners } = metrics.totals();
     counters(encoder, "spans_dropped", "Spans that could not be exported", [(Vec::new(), spans_dropped)])?;
     gauge(encoder, "plan_revision", "The plan that is served", revision)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use portway_plan::{BackendKey, Source};
 
+use super::counter::Counter;
 use super::recorder::Counts;
 use super::series::{BackendMetrics, Family, ListenerMetrics, RuleCounters, RuleLabels};
 
@@ -21,6 +22,8 @@ pub struct Metrics {
     pub(super) listeners: Family<Source>,
     pub(super) workers: Vec<Arc<Counts>>,
     spans_dropped: AtomicU64,
+    /// Records that could not be written. The log's thread counts them.
+    pub(super) lines_lost: Counter,
     revision: AtomicU64,
     applied_micros: AtomicU64,
     failed_listeners: AtomicU64,
@@ -35,6 +38,7 @@ impl Metrics {
             listeners: Family::new(workers, MOST_SERIES),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             spans_dropped: AtomicU64::new(0),
+            lines_lost: Counter::default(),
             revision: AtomicU64::new(0),
             applied_micros: AtomicU64::new(0),
             failed_listeners: AtomicU64::new(0),

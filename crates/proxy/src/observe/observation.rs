@@ -61,9 +61,10 @@ impl Observation {
         let mut observation = Self { metrics, format, log: None, sampler, thread: None };
         if writer.is_some() || exporter.is_some() {
             let (log, batches) = channel(observation.metrics.workers.len());
+            let lost = observation.metrics.clone();
             let thread = thread::Builder::new()
                 .name("log".to_owned())
-                .spawn(move || write(&batches, writer, exporter.as_ref()))
+                .spawn(move || write(&batches, writer, exporter.as_ref(), &lost))
                 .map_err(StartError::Thread)?;
             (observation.log, observation.thread) = (Some(log), Some(thread));
         }
@@ -96,11 +97,21 @@ impl Drop for Observation {
 }
 
 /// Writes what comes until there can be no more.
-fn write(batches: &Receiver<Batch>, mut writer: Option<AccessLogWriter>, exporter: Option<&Exporter>) {
+fn write(
+    batches: &Receiver<Batch>,
+    mut writer: Option<AccessLogWriter>,
+    exporter: Option<&Exporter>,
+    metrics: &Metrics,
+) {
     let mut failing = false;
     while let Ok(Batch { lines, traced, .. }) = batches.recv() {
         if let Some(writer) = &mut writer {
-            warn_once(&mut failing, writer.write(&lines));
+            let written = writer.write(&lines);
+            if written.is_err() {
+                let lines = memchr::memchr_iter(b'\n', &lines).count();
+                metrics.lines_lost.add(lines as u64);
+            }
+            warn_once(&mut failing, written);
         }
         if let Some(exporter) = exporter {
             traced.into_iter().for_each(|traced| exporter.export(&traced));

@@ -74,6 +74,21 @@ async fn metrics_tell_the_traffic() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A disk that is full.
+#[tokio::test]
+async fn lines_that_cannot_be_written_are_counted() -> anyhow::Result<()> {
+    let origin = Origin::named("a").await?;
+    let planned = plan(&[port(80, &[listener("a", "", "a", &[])])], &[("a", origin.address())]);
+    let target = AccessLogTarget::File("/dev/full".into());
+    let access_log = AccessLog { format: AccessLogFormat::Json, target };
+    let (proxy, address) = serving(Options { access_log: Some(access_log), ..options(1) }, planned);
+    let mut client = Client::connect(address).await?;
+    for _ in 0..3 {
+        assert_eq!(client.get("a.example", "/").await?.status(), 200);
+    }
+    until(&proxy, "portway_access_log_dropped_total", 3.0).await
+}
+
 #[tokio::test]
 async fn a_line_for_each_request() -> anyhow::Result<()> {
     let origin = Origin::named("a").await?;
