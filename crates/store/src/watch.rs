@@ -37,6 +37,8 @@ enum Message {
 enum Touch {
     /// Bytes were written, and there may be more.
     Written,
+    /// Its mode, owner or times are others, which says nothing of whether it is whole.
+    Marked,
     /// Whoever wrote has closed it; or it came, went or moved.
     Done,
 }
@@ -262,6 +264,7 @@ impl Watch {
                 Ok(Message::Touched(path, touch)) => match concern(self, &path) {
                     Concern::Nothing => {}
                     _ if touch == Touch::Written => self.note_writing(path),
+                    _ if touch == Touch::Marked && self.is_being_written(&path) => {}
                     about => {
                         self.writing.remove(&path);
                         happened = true;
@@ -328,6 +331,7 @@ impl Handle {
         }
         let touch = match event.kind {
             EventKind::Modify(ModifyKind::Data(_)) => Touch::Written,
+            EventKind::Modify(ModifyKind::Metadata(_)) => Touch::Marked,
             _ => Touch::Done,
         };
         for path in event.paths {

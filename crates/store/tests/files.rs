@@ -187,6 +187,7 @@ fn a_file_that_is_being_written_is_read_when_it_is_closed() {
     let (first, second) = both("2");
     let mut file = fs::File::create(files.path("a.yaml")).unwrap();
     file.write_all(first.as_bytes()).unwrap();
+    file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
     files.write("b.yaml", &map("b", "1"));
     files.becomes(&["b=1", "x=1", "y=1"]);
     file.write_all(second.as_bytes()).unwrap();

@@ -34,6 +34,27 @@ fn an_answer_before_the_body_ends_the_connection_to_the_backend() {
     });
 }
 
+/// A client that looks for an answer only when it has sent everything: closed before that, the connection would be
+/// reset, and the answer gone.
+#[test]
+fn an_answer_before_the_body_reaches_a_client_that_sends_all_of_it_first() {
+    run(async {
+        let a = early_origin().await;
+        let gateway = Harness::start(&Setup::to(&[a.0])).await;
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..4 {
+            let mut client = gateway.connect().await;
+            client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 16777216\r\n\r\n").await;
+            for nth in 0..16 {
+                client.stream.write_all(&piece).await.unwrap_or_else(|error| panic!("piece {nth}: {error}"));
+            }
+            let (head, body) = client.message().await.expect("the early answer");
+            assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+            assert_eq!(body, b"early");
+        }
+    });
+}
+
 /// Answers 413 to each head at once, and reads nothing more.
 async fn early_origin() -> (std::net::SocketAddr, Rc<Cell<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
