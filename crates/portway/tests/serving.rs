@@ -283,3 +283,40 @@ async fn it_goes_on_while_nobody_reads_what_it_prints() -> anyhow::Result<()> {
     drop(printed);
     Ok(())
 }
+
+/// Two listeners of one port, of which the one for `*.example.com` does not get `www.example.com`.
+#[tokio::test]
+async fn what_is_shown_to_try_reaches_each_rule() -> anyhow::Result<()> {
+    let listener = |name: &str, hostname: &str| {
+        format!("{{name: {name}, protocol: HTTP, port: 80, hostname: '{hostname}'}}")
+    };
+    let gateway = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: portway}}\n\
+         spec: {{controllerName: portway.dev/gateway-controller}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\n\
+         spec: {{gatewayClassName: portway, listeners: [{}, {}]}}\n",
+        listener("one", "www.example.com"),
+        listener("all", "*.example.com"),
+    );
+    let route = |name: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}}}\n\
+             spec: {{parentRefs: [{{name: edge, sectionName: {name}}}], rules: [{{filters: [\
+             {{type: RequestRedirect, requestRedirect: {{hostname: {name}.test, port: 80}}}}]}}]}}\n"
+        )
+    };
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("all.yaml"), gateway + &route("one") + &route("all"))?;
+    let portway = Portway::run(folder.path(), &[])?;
+    let mut reached = Vec::new();
+    for line in portway.printed.lines().filter(|line| line.trim_start().starts_with("curl ")) {
+        let url: http::Uri = line.rsplit(' ').next().context("a URL")?.parse()?;
+        let port = url.port_u16().context("its port")?;
+        let mut client = Client::connect(([127, 0, 0, 1], port).into()).await?;
+        let answer = client.get(url.host().context("its host")?, url.path()).await?;
+        reached.push(answer.header("location").unwrap_or_default().to_owned());
+    }
+    reached.sort();
+    assert_eq!(reached, ["http://all.test/", "http://one.test/"], "{}", portway.printed);
+    Ok(())
+}

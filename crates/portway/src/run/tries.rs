@@ -11,6 +11,14 @@ const MOST: usize = 8;
 /// `curl` lines for rules of these listeners and the addresses where they are bound: one for each rule, as far
 /// as a line can be made of what it asks for.
 pub(super) fn curl_lines<'a>(listeners: impl Iterator<Item = (&'a Listener, SocketAddr)>) -> Vec<String> {
+    let listeners: Vec<_> = listeners.collect();
+    let exact = |pattern: &'a HostPattern| match pattern {
+        HostPattern::Exact(name) => Some(&**name),
+        _ => None,
+    };
+    let hosts = listeners.iter().flat_map(|(listener, _)| &listener.hosts).map(|host| &host.hostname);
+    let names = listeners.iter().map(|(listener, _)| &listener.hostname).chain(hosts);
+    let taken: HashSet<&str> = names.filter_map(exact).collect();
     let mut lines = Vec::new();
     let mut rules = HashSet::new();
     for (listener, address) in listeners {
@@ -18,7 +26,7 @@ pub(super) fn curl_lines<'a>(listeners: impl Iterator<Item = (&'a Listener, Sock
             for entry in &host.entries {
                 let source = &entry.rule.source;
                 if rules.insert((source.object.clone(), source.path.clone()))
-                    && let Some(line) = curl(listener, &host.hostname, entry, address)
+                    && let Some(line) = curl(listener, &host.hostname, &taken, entry, address)
                     && !lines.contains(&line)
                 {
                     lines.push(line);
@@ -30,13 +38,23 @@ pub(super) fn curl_lines<'a>(listeners: impl Iterator<Item = (&'a Listener, Sock
     lines
 }
 
-fn curl(listener: &Listener, hostname: &HostPattern, entry: &Entry, address: SocketAddr) -> Option<String> {
+fn curl(
+    listener: &Listener,
+    hostname: &HostPattern,
+    taken: &HashSet<&str>,
+    entry: &Entry,
+    address: SocketAddr,
+) -> Option<String> {
     let tls = matches!(listener.protocol, ListenerProtocol::Https(_));
     let grpc = entry.rule.kind == RuleKind::Grpc;
     let scheme = if tls { "https" } else { "http" };
     let host = match hostname {
         HostPattern::Exact(name) => name.to_string(),
-        HostPattern::Wildcard(suffix) => format!("www{suffix}"),
+        // A name that is nobody's own.
+        HostPattern::Wildcard(suffix) => {
+            let names = ["www", "app", "any"].map(|label| format!("{label}{suffix}"));
+            names.into_iter().find(|name| !taken.contains(name.as_str()))?
+        }
         HostPattern::Any => "localhost".to_owned(),
     };
     let mut path = match &entry.path {
