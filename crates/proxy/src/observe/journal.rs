@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -20,8 +20,6 @@ const ENOUGH_SPANS: usize = 256;
 const MOST: usize = 1024 * 1024;
 /// and spans once there are so many.
 const MOST_SPANS: usize = 4096;
-/// How long the end of a worker waits for the thread.
-const LAST: Duration = Duration::from_secs(1);
 /// How many pieces of each worker may wait for the thread.
 const WAITING: usize = 2;
 
@@ -133,15 +131,13 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let mut last = std::mem::take(&mut self.gathered.borrow_mut().batch);
-        let began = Instant::now();
-        // A thread that has ended writes nothing, nor does one that waits for somebody to take what it writes.
-        while last.count > 0 && began.elapsed() < LAST {
-            match self.out.try_send(last) {
-                Err(TrySendError::Full(kept)) => last = kept,
-                _ => break,
-            }
-            std::thread::sleep(GATHER);
+        let last = std::mem::take(&mut self.gathered.borrow_mut().batch);
+        if last.count > 0
+            && let Err(TrySendError::Full(last)) = self.out.try_send(last)
+        {
+            // The worker does not wait for a thread that itself may wait for somebody to take what it writes.
+            let out = self.out.clone();
+            let _ = std::thread::Builder::new().name("last lines".to_owned()).spawn(move || out.send(last));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The threads and tasks that write down what workers have seen.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -20,8 +20,6 @@ use crate::proxy::StartError;
 
 /// How long the end waits for the thread once there is nothing more to come.
 const LAST: Duration = Duration::from_secs(2);
-/// How often it looks whether the thread has ended.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// What observes, beyond counting. When it is dropped, what waits is still written.
 pub(crate) struct Observation {
@@ -29,7 +27,8 @@ pub(crate) struct Observation {
     format: Option<AccessLogFormat>,
     log: Option<SyncSender<Batch>>,
     sampler: Option<Sampler>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// Disconnected once the thread has ended.
+    ended: Option<Mutex<Receiver<()>>>,
 }
 
 impl Observation {
@@ -58,15 +57,18 @@ impl Observation {
         };
         let sampler = options.tracing.as_ref().map(|t| Sampler::new(t.sampling));
         let format = options.access_log.as_ref().map(|log| log.format);
-        let mut observation = Self { metrics, format, log: None, sampler, thread: None };
+        let mut observation = Self { metrics, format, log: None, sampler, ended: None };
         if writer.is_some() || exporter.is_some() {
             let (log, batches) = channel(observation.metrics.workers.len());
             let lost = observation.metrics.clone();
-            let thread = thread::Builder::new()
-                .name("log".to_owned())
-                .spawn(move || write(&batches, writer, exporter.as_ref(), &lost))
-                .map_err(StartError::Thread)?;
-            (observation.log, observation.thread) = (Some(log), Some(thread));
+            let (end, ended) = sync_channel::<()>(0);
+            let run = move || {
+                write(&batches, writer, exporter.as_ref(), &lost);
+                drop(exporter);
+                drop(end);
+            };
+            thread::Builder::new().name("log".to_owned()).spawn(run).map_err(StartError::Thread)?;
+            (observation.log, observation.ended) = (Some(log), Some(Mutex::new(ended)));
         }
         Ok(observation)
     }
@@ -83,16 +85,12 @@ impl Drop for Observation {
     fn drop(&mut self) {
         // The workers have gone, so this was the last way to the thread.
         self.log.take();
-        let Some(thread) = self.thread.take() else { return };
-        let begun = Instant::now();
-        while !thread.is_finished() {
-            if begun.elapsed() >= LAST {
-                return tracing::warn!("the end of the access log is lost: nobody takes it");
-            }
-            thread::sleep(LOOK);
-        }
+        let Some(ended) = self.ended.take() else { return };
+        let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
         // A panic of the thread has been told on standard error.
-        let _ = thread.join();
+        if ended.recv_timeout(LAST) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the end of the access log is lost: nobody takes it");
+        }
     }
 }
 
