@@ -214,7 +214,17 @@ impl Builder<'_> {
             let diagnostic = self.at(Span { start, end: start }, message);
             return Stop::document(diagnostic.hint("indent with spaces: YAML does not allow tabs there"));
         }
-        Stop::document(self.at(Span { start, end: start }, message))
+        let diagnostic = self.at(Span { start, end: start }, message);
+        // As kubectl takes it: one after the other.
+        let follows = self.source.text().get(start as usize..).is_some_and(|text| {
+            text.starts_with('{') && self.source.text()[..start as usize].trim_end().ends_with('}')
+        });
+        Stop::document(if follows {
+            diagnostic
+                .hint("put a line of --- between two documents of JSON, or make them the items of a List")
+        } else {
+            diagnostic
+        })
     }
 
     fn too_deep(&self, span: Span) -> Stop {

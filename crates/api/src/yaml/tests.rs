@@ -187,6 +187,7 @@ fn what_is_not_yaml_gets_a_clear_error() {
         ["t.yaml:1:1: error: the file is UTF-16; YAML for Kubernetes is UTF-8 (save it as UTF-8)"]
     );
     assert!(errors("a:\n\tb: 1\n")[0].contains("indent with spaces"), "{:?}", errors("a:\n\tb: 1\n"));
+    assert!(errors("{\"a\": 1}\n{\"b\": 2}\n")[0].contains("a line of ---"));
     assert_eq!(errors("? [a]\n: 1\n"), ["t.yaml:1:3: error: a key must be a string, not a list or map"]);
     assert_eq!(one("\u{feff}a: 1\n").value(), &json!({"a": 1}));
 }
