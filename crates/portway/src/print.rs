@@ -19,8 +19,8 @@ pub(crate) fn answer(text: impl Display) -> io::Result<()> {
     }
 }
 
-/// Prints what is new in a process that serves. It serves on where nobody can read that, and where nobody reads:
-/// a terminal that is stopped (Ctrl-S), or a collector of logs that hangs.
+/// Prints what is new in a process that serves. It serves on where nobody can read that, and where nobody
+/// reads: a terminal that is stopped (Ctrl-S), or a collector of logs that hangs.
 pub(crate) fn news(text: impl Display) {
     static OUT: LazyLock<Printer> = LazyLock::new(|| Printer::start(io::stdout));
     OUT.print(text.to_string());

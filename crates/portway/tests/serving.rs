@@ -238,8 +238,8 @@ async fn it_takes_as_many_connections_as_the_hard_limit_has_files_for() -> anyho
     Ok(())
 }
 
-/// A terminal that is stopped (Ctrl-S), or a collector of logs that hangs: edits are served, and it ends when it is
-/// told to.
+/// A terminal that is stopped (Ctrl-S), or a collector of logs that hangs: edits are served, and it ends when
+/// it is told to.
 #[tokio::test]
 async fn it_goes_on_while_nobody_reads_what_it_prints() -> anyhow::Result<()> {
     let origin = Origin::named("a").await?;

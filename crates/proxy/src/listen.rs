@@ -28,8 +28,8 @@ pub(crate) enum BoundSocket {
 }
 
 /// Binds a port. Without an address, all of IPv6 and IPv4 in one socket, or IPv4 alone on a machine that has
-/// no IPv6. `beside` says that this process has sockets with that port at a wider or a narrower address: the kernel
-/// gives each connection to the narrowest.
+/// no IPv6. `beside` says that this process has sockets with that port at a wider or a narrower address: the
+/// kernel gives each connection to the narrowest.
 pub(crate) fn bind(
     address: Option<IpAddr>,
     port: u16,
@@ -76,8 +76,8 @@ fn no_ipv6(error: &io::Error) -> bool {
 
 fn bind_at(address: SocketAddr, transport: Transport, workers: usize, beside: bool) -> io::Result<Bound> {
     // With SO_REUSEPORT the kernel lets a second process of the same user share the port and takes half of
-    // the connections to it. A socket without it finds out first whether someone listens there; it cannot tell who,
-    // so beside our own sockets it would find these.
+    // the connections to it. A socket without it finds out first whether someone listens there; it cannot
+    // tell who, so beside our own sockets it would find these.
     if address.port() != 0 && !beside {
         socket(address, transport, false)?.bind(&address.into())?;
     }

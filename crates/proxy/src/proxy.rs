@@ -262,7 +262,8 @@ impl Proxy {
         Applied { revision, ports, failed, took }
     }
 
-    /// What becomes of a port: bound before, bound now, or not. `own` are the ports of which there are sockets.
+    /// What becomes of a port: bound before, bound now, or not. `own` are the ports of which there are
+    /// sockets.
     fn bind(&self, port: &Port, bound: &[(PortKey, SocketAddr)], own: &[PortKey]) -> Outcome {
         let key = PortKey::from(port);
         if let Some((_, address)) = bound.iter().find(|(other, _)| *other == key) {

@@ -18,8 +18,8 @@ const QUIET: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(200);
 /// How often to look where the kernel does not tell, and at what could not be read.
 const POLL: Duration = Duration::from_secs(2);
-/// How long a file that is open for writing may rest before it is read as it is: what generates it may take its
-/// time between two objects, and the half of a file can be valid.
+/// How long a file that is open for writing may rest before it is read as it is: what generates it may take
+/// its time between two objects, and the half of a file can be valid.
 const WRITING: Duration = Duration::from_secs(2);
 /// … and how long it may be written to.
 const WRITTEN: Duration = Duration::from_secs(30);
@@ -233,8 +233,8 @@ impl Watch {
         }
     }
 
-    /// Waits for something to happen, and for its end; `None` when stopped. With `impatience` it looks again by
-    /// itself: the kernel does not tell when what failed would work.
+    /// Waits for something to happen, and for its end; `None` when stopped. With `impatience` it looks again
+    /// by itself: the kernel does not tell when what failed would work.
     pub(crate) fn wait(
         &mut self,
         impatience: bool,

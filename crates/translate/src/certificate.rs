@@ -67,7 +67,8 @@ pub(crate) fn read(secret: &Secret) -> Result<Certificate, String> {
     Ok(Certificate { chain: chain_der, key: PrivateKey(der), names, not_after })
 }
 
-/// What is wrong with PEM. The library's own words quote the bytes that it stumbled over, be they a private key.
+/// What is wrong with PEM. The library's own words quote the bytes that it stumbled over, be they a private
+/// key.
 pub(crate) fn pem_fault(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no line that ends it",

@@ -34,8 +34,8 @@ fn an_answer_before_the_body_ends_the_connection_to_the_backend() {
     });
 }
 
-/// A client that looks for an answer only when it has sent everything: closed before that, the connection would be
-/// reset, and the answer gone.
+/// A client that looks for an answer only when it has sent everything: closed before that, the connection
+/// would be reset, and the answer gone.
 #[test]
 fn an_answer_before_the_body_reaches_a_client_that_sends_all_of_it_first() {
     run(async {

@@ -69,7 +69,8 @@ async fn a_port_in_use_is_named_and_tried_again() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One Gateway for 127.0.0.2 and another for all addresses: the narrower one has its own, whichever comes first.
+/// One Gateway for 127.0.0.2 and another for all addresses: the narrower one has its own, whichever comes
+/// first.
 #[tokio::test]
 async fn a_port_at_an_address_stands_beside_the_same_port_at_all_others() -> anyhow::Result<()> {
     let origins = [Origin::named("narrow").await?, Origin::named("wide").await?];

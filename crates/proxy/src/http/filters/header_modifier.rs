@@ -78,8 +78,8 @@ impl HeaderModifier {
 }
 
 /// Appends to the values that are there, in one line as the specification shows it. `Set-Cookie` cannot be
-/// joined and gets a line of its own (RFC 9110 section 5.3); after a comma, a cookie would be a part of the value
-/// of the one before (RFC 6265 section 4.2.1).
+/// joined and gets a line of its own (RFC 9110 section 5.3); after a comma, a cookie would be a part of the
+/// value of the one before (RFC 6265 section 4.2.1).
 fn add(headers: &mut Headers, name: &Bytes, value: &Bytes) {
     let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b"," };
     let joined =

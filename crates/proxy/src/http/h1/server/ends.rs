@@ -20,8 +20,9 @@ use crate::http::{Body, Response, reply};
 /// The rest of a request's body that is read and thrown away to keep the connection.
 const DISCARD: u64 = 64 * 1024;
 
-/// What is read and thrown away from a client that was told to go away. Far more than the sockets between hold, and
-/// than most uploads have: where it ends, the system resets the connection, and the client may lose its answer.
+/// What is read and thrown away from a client that was told to go away. Far more than the sockets between
+/// hold, and than most uploads have: where it ends, the system resets the connection, and the client may lose
+/// its answer.
 const LINGER: usize = 64 * 1024 * 1024;
 
 impl<I, S> Server<I, S>
