@@ -134,7 +134,8 @@ impl Compiler {
         let certificates = Certificates::load(&self.tls, &plan, &previous.certificates);
         let backends = self.backends.sync(&plan);
         self.secure(&plan, &certificates, &backends);
-        let mut with = Compilation::new(&backends, &self.metrics);
+        let mut with =
+            Compilation::new(&backends, &self.metrics, previous.ports.values().map(|port| &*port.table));
         let mut ports = BTreeMap::new();
         for planned in &plan.ports {
             let key = PortKey::from(&**planned);

@@ -72,6 +72,15 @@ impl Pending {
     }
 }
 
+/// The first of those that are known for which it holds; else the new one, which is known from then on.
+fn shared(known: &mut Vec<Arc<Shard>>, same: impl Fn(&Arc<Shard>) -> bool, new: &Arc<Shard>) -> Arc<Shard> {
+    if let Some(twin) = known.iter().find(|twin| same(twin)) {
+        return Arc::clone(twin);
+    }
+    known.push(Arc::clone(new));
+    Arc::clone(new)
+}
+
 /// The place of a TLSRoute, TCPRoute or UDPRoute among all on a listener, the first that is tried first: by the
 /// hostname that it serves there, by its own (feature GatewayRouteHostnameIntersectionPrecedence), by age.
 type ForwardRank = (Reverse<HostPattern>, Reverse<HostPattern>, Arc<Seniority>);
@@ -221,35 +230,35 @@ impl Places {
     /// Builds the virtual hosts anew whose entries changed. Returns the listeners that may serve otherwise now.
     pub(crate) fn settle(&mut self) -> BTreeSet<ListenerId> {
         let mut changed = std::mem::take(&mut self.changed_forwards);
-        // Listeners of a Gateway often serve the same routes.
-        let mut settled: BTreeMap<HostPattern, Arc<Shard>> = BTreeMap::new();
+        // Listeners of a Gateway often serve the same routes. What stays as it was comes first: the others are to
+        // share it, and not the other way round.
+        let mut settled: BTreeMap<HostPattern, Vec<Arc<Shard>>> = BTreeMap::new();
+        let mut others = Vec::new();
         for ((listener, hostname), pending) in std::mem::take(&mut self.pending) {
             let Some(place) = self.places.get_mut(&listener) else { continue };
             let key = Reverse(hostname);
             let before = place.shards.get(&key);
-            let mut after = pending.settle(&key.0, before);
-            let is_same = match (before, &after) {
-                (Some(before), Some(after)) => Arc::ptr_eq(&before.host, &after.host),
-                (None, None) => true,
-                _ => false,
-            };
-            if let Some(twin) = settled.get(&key.0)
-                && after
-                    .as_ref()
-                    .is_some_and(|shard| (!is_same || Arc::ptr_eq(&shard.host, &twin.host)) && shard == twin)
-            {
-                after = Some(Arc::clone(twin));
+            match (before, pending.settle(&key.0, before)) {
+                (None, None) => {}
+                (Some(before), Some(after)) if Arc::ptr_eq(&before.host, &after.host) => {
+                    let same = |twin: &Arc<Shard>| Arc::ptr_eq(&twin.host, &after.host) && **twin == *after;
+                    let shard = shared(settled.entry(key.0.clone()).or_default(), same, &after);
+                    place.shards.insert(key, shard);
+                }
+                (_, after) => others.push((listener, key, after)),
             }
-            if !is_same {
-                changed.insert(listener);
-            }
+        }
+        for (listener, key, after) in others {
+            let Some(place) = self.places.get_mut(&listener) else { continue };
             match after {
-                Some(shard) => {
-                    settled.insert(key.0.clone(), Arc::clone(&shard));
+                Some(after) => {
+                    let known = settled.entry(key.0.clone()).or_default();
+                    let shard = shared(known, |twin| **twin == *after, &after);
                     place.shards.insert(key, shard);
                 }
                 None => drop(place.shards.remove(&key)),
             }
+            changed.insert(listener);
         }
         for listener in &changed {
             if self.places.get(listener).is_some_and(Place::is_empty) {

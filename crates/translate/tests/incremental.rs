@@ -469,6 +469,23 @@ fn an_untouched_host_is_shared() {
     };
     let (before, after) = (hosts(&before), hosts(&after));
     assert!(std::sync::Arc::ptr_eq(&before[1], &after[1]), "another host of the same listener");
+    // One that comes later, ahead of the others.
+    let gateway = json!({"metadata": {"namespace": "infra", "name": "g"}, "spec": {
+        "gatewayClassName": "portway",
+        "listeners": [
+            {"name": "a", "port": 83, "protocol": "HTTP"},
+            {"name": "l", "port": 81, "protocol": "HTTP"}, {"name": "m", "port": 82, "protocol": "HTTP"},
+        ],
+    }});
+    resources.insert(AnyObject::read(KindId::Gateway, gateway, None, |_| {}).unwrap());
+    let mut changes = Changes::default();
+    changes.record(ObjectKey::new(KindId::Gateway, "infra", "g"), Change::Changed);
+    let with_a = translator.update(&resources, &changes, &common::options()).plan;
+    let hosts_of_a = &with_a.ports[3].listeners[0].hosts;
+    assert!(
+        after.iter().zip(hosts_of_a).all(|(old, new)| std::sync::Arc::ptr_eq(old, new)),
+        "a new listener"
+    );
     assert_ne!(before[0], after[0]);
 }
 

@@ -29,6 +29,9 @@ impl ListenerTable {
         previous: Option<&Self>,
         with: &mut Compilation<'_>,
     ) -> Self {
+        if previous.is_none() {
+            with.recall();
+        }
         let mut resolved = true;
         let filters = Filters::compile(&listener.filters, with.backends, &mut resolved);
         let mut same_hostnames = previous.is_some_and(|p| p.hosts.len() == listener.hosts.len());

@@ -54,13 +54,32 @@ pub(crate) struct Compilation<'a> {
     /// Those of this plan, by their place in memory.
     hosts: HashMap<*const plan::Host, Arc<HostTable>, Hasher>,
     rules: HashMap<*const plan::Rule, Arc<RuleEntry>, Hasher>,
+    /// The tables of before, until a listener that is new asks what others have of its hosts.
+    before: Vec<&'a PortTable>,
 }
 
 impl<'a> Compilation<'a> {
-    /// Nothing is compiled yet.
-    pub(crate) fn new(backends: &'a BackendMap, metrics: &'a Metrics) -> Self {
+    /// Nothing is compiled yet, but for the ports of before.
+    pub(crate) fn new(
+        backends: &'a BackendMap,
+        metrics: &'a Metrics,
+        before: impl IntoIterator<Item = &'a PortTable>,
+    ) -> Self {
         let (hosts, rules) = Default::default();
-        Self { backends, metrics, regexes: RegexCompiler::default(), hosts, rules }
+        let before = before.into_iter().collect();
+        Self { backends, metrics, regexes: RegexCompiler::default(), hosts, rules, before }
+    }
+
+    /// Recalls what the ports of before have, for a listener that has nothing of its own to take over: others
+    /// may have the same. Costs one look at each entry there is, once.
+    fn recall(&mut self) {
+        let listeners = std::mem::take(&mut self.before).into_iter().flat_map(|port| &port.listeners);
+        for table in listeners.flat_map(|listener| listener.hosts()).filter(|table| table.is_resolved()) {
+            for rule in (0..table.plan().entries.len()).filter_map(|index| table.rule(index)) {
+                self.rules.entry(Arc::as_ptr(rule.plan())).or_insert_with(|| rule.clone());
+            }
+            self.hosts.entry(Arc::as_ptr(table.plan())).or_insert_with(|| table.clone());
+        }
     }
 
     /// A host; of rules, those that the table of before has are taken from it.
@@ -115,7 +134,7 @@ impl PortTable {
         backends: &BackendMap,
         metrics: &Metrics,
     ) -> Self {
-        Self::compile_with(port, previous, &mut Compilation::new(backends, metrics))
+        Self::compile_with(port, previous, &mut Compilation::new(backends, metrics, previous))
     }
 
     /// [`PortTable::compile`], for one of several ports of a plan.

@@ -124,4 +124,11 @@ fn a_host_that_listeners_share_is_one_and_so_is_its_place_in_the_weights() {
     let changed = PortTable::compile(&other, Some(&table), &service, &metrics);
     assert_eq!(get(&changed, "http://a/").as_deref(), Ok("other"));
     assert!(Arc::ptr_eq(&host(&changed, 1), &host(&table, 1)));
+    // A listener that comes later has it, too.
+    let planned = |listeners| port(listeners);
+    let first = listener("", true, vec![shared.clone()]);
+    let alone = PortTable::compile(&planned(vec![first.clone()]), None, &service, &metrics);
+    let both = planned(vec![first, listener("b", false, vec![shared.clone()])]);
+    let both = PortTable::compile(&both, Some(&alone), &service, &metrics);
+    assert!(Arc::ptr_eq(&host(&both, 1), &host(&alone, 0)));
 }
