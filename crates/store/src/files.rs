@@ -511,6 +511,21 @@ mod tests {
         assert_eq!(names, ["one", "two"]);
     }
 
+    #[test]
+    fn links_that_lead_in_a_circle_lead_nowhere() {
+        let root = TempDir::new().unwrap();
+        let [a, b] = ["a.yaml", "b.txt"].map(|name| root.path().join(name));
+        fs::write(&b, "{apiVersion: v1, kind: ConfigMap, metadata: {name: one}}").unwrap();
+        symlink(&b, &a).unwrap();
+        let (mut source, loaded) = FileSource::open([root.path().to_owned()]);
+        assert_eq!(objects(&loaded.resources).len(), 1);
+        fs::remove_file(&b).unwrap();
+        symlink(&a, &b).unwrap();
+        happened(&mut source, &[b]);
+        assert_eq!(objects(&source.catalog.resources), [""; 0]);
+        assert!(source.diagnostics()[0].one_line().contains("broken link"), "{:?}", source.diagnostics());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

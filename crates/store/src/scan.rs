@@ -367,9 +367,12 @@ impl Walk<'_> {
     }
 }
 
-/// Whether there is nothing at the path, or nothing that could be a file or folder.
+/// Whether there is nothing at the path, or nothing that could be a file or folder: also links that lead in a
+/// circle.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
+    const ELOOP: i32 = 40;
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(ELOOP)
 }
 
 /// Whether a file in a folder is read, by its name.
