@@ -72,15 +72,6 @@ impl Pending {
     }
 }
 
-/// The first of those that are known for which it holds; else the new one, which is known from then on.
-fn shared(known: &mut Vec<Arc<Shard>>, same: impl Fn(&Arc<Shard>) -> bool, new: &Arc<Shard>) -> Arc<Shard> {
-    if let Some(twin) = known.iter().find(|twin| same(twin)) {
-        return Arc::clone(twin);
-    }
-    known.push(Arc::clone(new));
-    Arc::clone(new)
-}
-
 /// The place of a TLSRoute, TCPRoute or UDPRoute among all on a listener, the first that is tried first: by the
 /// hostname that it serves there, by its own (feature GatewayRouteHostnameIntersectionPrecedence), by age.
 type ForwardRank = (Reverse<HostPattern>, Reverse<HostPattern>, Arc<Seniority>);
@@ -230,35 +221,41 @@ impl Places {
     /// Builds the virtual hosts anew whose entries changed. Returns the listeners that may serve otherwise now.
     pub(crate) fn settle(&mut self) -> BTreeSet<ListenerId> {
         let mut changed = std::mem::take(&mut self.changed_forwards);
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let mut all: Vec<_> = pending
+            .filter_map(|((listener, hostname), pending)| {
+                let before = self.places.get(&listener)?.shards.get(&Reverse(hostname.clone()));
+                let after = pending.settle(&hostname, before);
+                let stays = match (before, &after) {
+                    (None, None) => return None,
+                    (Some(before), Some(after)) => Arc::ptr_eq(&before.host, &after.host),
+                    _ => false,
+                };
+                Some((!stays, listener, hostname, after))
+            })
+            .collect();
         // Listeners of a Gateway often serve the same routes. What stays as it was comes first: the others are to
         // share it, and not the other way round.
+        all.sort_by_key(|(is_other, ..)| *is_other);
         let mut settled: BTreeMap<HostPattern, Vec<Arc<Shard>>> = BTreeMap::new();
-        let mut others = Vec::new();
-        for ((listener, hostname), pending) in std::mem::take(&mut self.pending) {
+        for (is_other, listener, hostname, after) in all {
             let Some(place) = self.places.get_mut(&listener) else { continue };
-            let key = Reverse(hostname);
-            let before = place.shards.get(&key);
-            match (before, pending.settle(&key.0, before)) {
-                (None, None) => {}
-                (Some(before), Some(after)) if Arc::ptr_eq(&before.host, &after.host) => {
-                    let same = |twin: &Arc<Shard>| Arc::ptr_eq(&twin.host, &after.host) && **twin == *after;
-                    let shard = shared(settled.entry(key.0.clone()).or_default(), same, &after);
-                    place.shards.insert(key, shard);
+            if let Some(shard) = after {
+                let known = settled.entry(hostname.clone()).or_default();
+                let same = |twin: &&Arc<Shard>| {
+                    (is_other || Arc::ptr_eq(&twin.host, &shard.host)) && **twin == shard
+                };
+                let twin = known.iter().find(same).cloned();
+                if twin.is_none() {
+                    known.push(Arc::clone(&shard));
                 }
-                (_, after) => others.push((listener, key, after)),
+                place.shards.insert(Reverse(hostname), twin.unwrap_or(shard));
+            } else {
+                place.shards.remove(&Reverse(hostname));
             }
-        }
-        for (listener, key, after) in others {
-            let Some(place) = self.places.get_mut(&listener) else { continue };
-            match after {
-                Some(after) => {
-                    let known = settled.entry(key.0.clone()).or_default();
-                    let shard = shared(known, |twin| **twin == *after, &after);
-                    place.shards.insert(key, shard);
-                }
-                None => drop(place.shards.remove(&key)),
+            if is_other {
+                changed.insert(listener);
             }
-            changed.insert(listener);
         }
         for listener in &changed {
             if self.places.get(listener).is_some_and(Place::is_empty) {

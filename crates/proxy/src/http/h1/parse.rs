@@ -115,7 +115,7 @@ fn field_lines(head: &[u8], mut at: usize, max_headers: usize) -> Option<(Places
     let mut places = Places::new();
     while !lines::is_end(head, at) {
         let (line, next) = lines::field_line(head, at)?;
-        if places.len() == max_headers {
+        if places.len() == max_headers.min(MOST_HEADERS) {
             return None;
         }
         let own = names::own(&head[line.name.clone()]);
@@ -150,9 +150,8 @@ pub(super) fn request(
         return if input.len() > settings.max_head { Err(too_large(input, settings)) } else { Ok(None) };
     }
 
-    let max_headers = settings.max_headers.min(MOST_HEADERS);
     let read = lines::request_line(input)
-        .and_then(|line| field_lines(input, line.end, max_headers).map(|fields| (line, fields)))
+        .and_then(|line| field_lines(input, line.end, settings.max_headers).map(|fields| (line, fields)))
         .filter(|(_, (_, len))| *len <= settings.max_head);
     let Some((line, (mut places, len))) = read else { return incomplete_request(input, settings) };
     let head = &input[..len];
@@ -272,9 +271,7 @@ pub(super) fn response(
         return if input.len() > max_head { Err(TOO_LARGE) } else { Ok(None) };
     }
     let read = lines::status_line(input)
-        .and_then(|line| {
-            field_lines(input, line.end, max_headers.min(MOST_HEADERS)).map(|fields| (line, fields))
-        })
+        .and_then(|line| field_lines(input, line.end, max_headers).map(|fields| (line, fields)))
         .filter(|(_, (_, len))| *len <= max_head);
     let Some((line, (mut places, len))) = read else {
         return incomplete_response(input, max_head, max_headers);
@@ -341,7 +338,7 @@ fn incomplete_response(
 
 /// Reads a trailer section with its empty line.
 pub(super) fn fields(raw: Bytes, max_headers: usize) -> Result<Headers, Malformed> {
-    match field_lines(&raw, 0, max_headers.min(MOST_HEADERS)) {
+    match field_lines(&raw, 0, max_headers) {
         Some((places, len)) if len == raw.len() => Ok(Headers::received(raw, places)),
         _ => Err(Malformed("a malformed trailer section")),
     }
