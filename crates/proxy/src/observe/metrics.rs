@@ -14,7 +14,8 @@ use super::series::{BackendMetrics, Family, ListenerMetrics, RuleCounters, RuleL
 /// labels, so that a large configuration cannot flood whoever scrapes.
 const MOST_SERIES: usize = 1_000;
 
-/// All that is counted. The compiled plan takes its handles from here, so that a request looks nothing up.
+/// All that is counted. The compiled plan takes its handles from here, so that a request looks nothing up; but
+/// for the first of each rule (see [`RuleCounters`]).
 #[derive(Debug)]
 pub struct Metrics {
     pub(super) rules: Arc<Family<RuleLabels>>,
